@@ -1,0 +1,1 @@
+"""gpusq-compiler: from any ONNX file to a proven 2:4 sparse INT8 one."""

@@ -1,0 +1,1 @@
+"""User data: reading, checking, synthesising, collecting ranges."""

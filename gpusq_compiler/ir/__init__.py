@@ -1,0 +1,1 @@
+"""Reading, writing, querying and editing ONNX models (onnx_ir)."""

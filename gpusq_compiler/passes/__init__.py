@@ -1,0 +1,1 @@
+"""Passes and what carries them: contract, facts, pipeline, registry."""

@@ -1,0 +1,1 @@
+"""Quantization schemes, arithmetic, observers and placement."""

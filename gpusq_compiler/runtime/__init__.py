@@ -1,0 +1,1 @@
+"""Running and comparing models with ONNX Runtime."""

@@ -1,0 +1,230 @@
+"""Running a model: one wrapper around ONNX Runtime for the whole program."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from gpusq_compiler.errors import DataError, MissingRuntime, ModelError
+from gpusq_compiler.runtime import flavour
+from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import onnx
+
+logger = logging.getLogger(__name__)
+
+INLINE_LIMIT = 1 << 30
+"""Above this many bytes of weights a private copy is written beside its data, not inlined."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a model wants on one input; unknown dimensions are None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The inputs that a caller has to feed (initializers with a default are left out).
+
+    Raises:
+        ModelError: An input has no tensor type or no known rank.
+    """
+    specs = []
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        if value.dtype is None or value.shape is None:
+            raise ModelError(
+                "the input has no element type or no shape",
+                where=f"input '{value.name}'",
+                remedy="Export the model with typed inputs",
+            )
+        shape = tuple(d if isinstance(d, int) else None for d in value.shape)
+        dtype = np.dtype(value.dtype.numpy())
+        specs.append(InputSpec(name=value.name or "", dtype=dtype, shape=shape))
+    return tuple(specs)
+
+
+def fixed_batch(model: ir.Model) -> int | None:
+    """The batch size that the model prescribes, or None when it is free."""
+    sizes = {spec.shape[0] for spec in input_specs(model) if spec.shape}
+    fixed = {size for size in sizes if size is not None}
+    return min(fixed) if fixed else None
+
+
+def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
+    """A private protobuf copy that the installed runtime loads.
+
+    Args:
+        model: Left as it is.
+        outputs: Names of tensors of the main graph to add as outputs.
+
+    Raises:
+        ModelError: The model's opset is newer than the runtime and cannot be brought down.
+    """
+    import onnx
+
+    proto = ir.to_proto(model)
+    known = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in outputs if name not in known
+    )
+    opset, ir_version = flavour.ceilings()
+    proto.ir_version = min(proto.ir_version, ir_version)
+    current = next(i.version for i in proto.opset_import if i.domain in {"", "ai.onnx"})
+    if current <= opset:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, opset)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        operators = sorted({node.op_type for node in proto.graph.node})
+        raise ModelError(
+            f"opset {current} cannot be brought down to {opset}, the newest that the "
+            f"installed ONNX Runtime takes; operators: {', '.join(operators)}",
+            where="model",
+            remedy="Export the model with an older opset",
+        ) from error
+
+
+class Session:
+    """A model ready to run.
+
+    Args:
+        model: Left as it is; a private copy is run.
+        outputs: Tensor names to return; none means the model's own outputs.
+        threads: Threads per operator; None lets the runtime choose.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        optimize: Whether the runtime may fuse and fold; off keeps every tensor observable.
+
+    Raises:
+        ModelError: The runtime refuses the model.
+        MissingRuntime: The device is not there.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        outputs: Sequence[str] = (),
+        threads: int | None = None,
+        device: str = "cpu",
+        optimize: bool = True,
+        workdir: Path | None = None,
+    ) -> None:
+        import onnxruntime
+
+        self.inputs = input_specs(model)
+        self.batch = fixed_batch(model)
+        own = [value.name or "" for value in model.graph.outputs]
+        self.outputs: list[str] = list(outputs) or own
+        proto = runnable(model, [name for name in self.outputs if name not in own])
+        options = session_options(threads=threads, optimize=optimize)
+        source = _bytes_or_path(proto, workdir)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=providers(device)
+            )
+        except flavour.refusals() as error:
+            raise ModelError(
+                f"ONNX Runtime refuses the model: {_first_line(error)}",
+                remedy="Check the model with: gpusq check MODEL",
+            ) from error
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Run one batch; ``labels`` and other extra arrays are ignored.
+
+        Raises:
+            DataError: The runtime refuses the arrays.
+        """
+        wanted = {spec.name: feeds[spec.name] for spec in self.inputs}
+        try:
+            values = self._session.run(self.outputs, wanted)
+        except flavour.refusals() as error:
+            shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in wanted.items())
+            raise DataError(
+                f"the model cannot run on {shapes}: {_first_line(error)}",
+                remedy="Check the shapes that the model wants",
+            ) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    def over(self, samples: Samples, size: int) -> Iterator[tuple[Feeds, dict[str, Array]]]:
+        """Run all samples in order.
+
+        A model of fixed batch size gets padded batches; the padding is cut off again.
+        """
+        for feeds in batches(samples, self.batch or size):
+            count = len(next(iter(feeds.values())))
+            results = self(_padded(feeds, self.batch) if self.batch else feeds)
+            if self.batch and count < self.batch:
+                results = {
+                    name: value[:count] if value.ndim and len(value) == self.batch else value
+                    for name, value in results.items()
+                }
+            yield feeds, results
+
+
+def session_options(*, threads: int | None = None, optimize: bool = True) -> Any:
+    """Quiet, deterministic session options."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.use_deterministic_compute = True
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def providers(device: str) -> list[str]:
+    """Execution providers for ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        MissingRuntime: CUDA was asked for and is not there.
+    """
+    import onnxruntime
+
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "cuda" and not has_cuda:
+        raise MissingRuntime(
+            "the installed ONNX Runtime has no CUDA provider",
+            where="--device cuda",
+            remedy="See: gpusq doctor",
+        )
+    if device == "cpu" or not has_cuda:
+        return ["CPUExecutionProvider"]
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _bytes_or_path(proto: onnx.ModelProto, workdir: Path | None) -> bytes | str:
+    import onnx
+
+    if workdir is None or proto.ByteSize() < INLINE_LIMIT:
+        return bytes(proto.SerializeToString())
+    path = workdir / "private.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="private.data")
+    return str(path)
+
+
+def _padded(feeds: Feeds, size: int) -> Feeds:
+    def pad(value: Array) -> Array:
+        missing = size - len(value)
+        return np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
+
+    return {name: pad(value) for name, value in feeds.items() if name != LABELS}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

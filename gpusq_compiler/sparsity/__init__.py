@@ -1,0 +1,1 @@
+"""N:M patterns and importance scores: pure numpy, no graph."""

@@ -1,0 +1,1 @@
+"""Fine-tuning on ONNX graphs: jobs, losses, gradient graphs, the loop."""

@@ -1,0 +1,206 @@
+"""What is to be trained, by whom, and what comes back: the seam between passes and backends.
+
+Passes build a `TrainJob` and apply a `TrainResult`; they never see ONNX Runtime. Backends
+implement `Trainer`; they never see a pass or a report.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from gpusq_compiler.components import Component
+from gpusq_compiler.runtime.events import Events, Silent
+from gpusq_compiler.train.quantizers import LearnedStep, Quantizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from gpusq_compiler.runtime.samples import Array, Feeds, Samples
+    from gpusq_compiler.train.checkpoints import CheckpointStore
+
+
+class GraphBuilder(Protocol):
+    """Adds nodes to a training graph; tensors are known by name."""
+
+    def node(self, op_type: str, *inputs: str, **attributes: object) -> str:
+        """Add a node of the default domain with one output and return the output's name."""
+        ...
+
+    def constant(self, value: float | Array) -> str:
+        """Add a constant (a Python float becomes a float32 scalar) and return its name."""
+        ...
+
+
+class LossGraph(GraphBuilder, Protocol):
+    """The training graph as a loss sees it."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's floating-point outputs."""
+        ...
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the critical layers' tensors, in graph order."""
+        ...
+
+    @property
+    def labels(self) -> str | None:
+        """Name of the labels' tensor, None when there are none."""
+        ...
+
+    def student(self, name: str) -> str:
+        """The student's tensor of this name, in the training graph."""
+        ...
+
+    def teacher(self, name: str) -> str:
+        """The teacher's tensor of this name; it is fed, no gradient flows into it."""
+        ...
+
+    def rank(self, name: str) -> int | None:
+        """Number of dimensions of an output or feature, where it is known."""
+        ...
+
+    def record(self, series: str, scalar: str) -> None:
+        """Also report this scalar at every step, under the name ``series``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss(Component, abc.ABC):
+    """One term of the training loss (architecture: ``LossTerm``).
+
+    ``weight * build(graph)`` is added to the total. A term that feeds the graph itself names
+    its inputs in ``host_inputs`` and is asked for them at every step.
+    """
+
+    kind: ClassVar[str] = "loss"
+    needs_labels: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = True
+    weight: float = 1.0
+
+    @abc.abstractmethod
+    def build(self, graph: LossGraph) -> str | None:
+        """Add the term's nodes and return its scalar, or None where it does not apply."""
+
+    @property
+    def host_inputs(self) -> tuple[str, ...]:
+        """Names of graph inputs that this term feeds itself."""
+        return ()
+
+    def feeds(self, step: int) -> Feeds:
+        """Arrays for ``host_inputs`` at this step."""
+        del step
+        return {}
+
+    def observe(self, step: int, outputs: Feeds) -> None:
+        """See the recorded scalars after a step."""
+
+    def state(self) -> Mapping[str, Array]:
+        """What a checkpoint must hold for this term."""
+        return {}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Take back what ``state`` gave."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Initializers that are trained alike.
+
+    Attributes:
+        names: Initializers of the student's main graph.
+        learning_rate: Peak of the schedule. With ``relative`` it is a fraction of each
+            element's starting magnitude, as scales need it.
+        weight_decay: Decoupled decay of AdamW.
+        relative: See ``learning_rate``; such values also stay positive.
+        start: First step at which the group moves.
+    """
+
+    names: tuple[str, ...]
+    learning_rate: float
+    weight_decay: float = 0.0
+    relative: bool = False
+    start: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """Everything a backend needs; nothing in it is modified.
+
+    Attributes:
+        student: Float or Q/DQ graph; weights are float.
+        teacher: Same inputs; its outputs and features are the targets. None without one.
+        terms: Terms of the loss.
+        features: Tensors that the teacher and the student both have, compared by name.
+        groups: What is trained; all other initializers stay.
+        masks: True where a weight may be non-zero, by initializer name.
+        quantizer: How Q/DQ pairs are trained.
+        steps: Optimisation steps.
+        batch_size: Samples per step; a fixed batch dimension of the model wins.
+        data: Training samples.
+        held_out: Samples that choose the best iterate; never trained on.
+        evaluate_every: Steps between two looks at ``held_out``; also the checkpoint interval.
+        seed: Order of samples.
+        label: Name of this job in progress and checkpoints.
+    """
+
+    student: ir.Model
+    teacher: ir.Model | None
+    terms: tuple[Loss, ...]
+    groups: tuple[ParameterGroup, ...]
+    data: Samples
+    held_out: Samples
+    steps: int
+    batch_size: int
+    workdir: Path
+    features: tuple[str, ...] = ()
+    masks: Mapping[str, npt.NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
+    quantizer: Quantizer = LearnedStep()
+    warmup: float = 0.05
+    evaluate_every: int = 50
+    seed: int = 0
+    threads: int | None = None
+    device: str = "cpu"
+    label: str = "train"
+    events: Events = Silent()
+    checkpoints: CheckpointStore | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What training gave: the best iterate on the held-out samples, the start included.
+
+    Attributes:
+        values: Trained initializers (weights and scales) by name, in the student's shapes.
+        best_step: Steps done when they were best; 0 is the starting point.
+        series: Scalars per step: ``loss``, one per term, those that terms recorded.
+        held_out: (step, total loss) of every look at the held-out samples.
+        frozen: Parameters that could not be trained, with the reason.
+    """
+
+    values: Mapping[str, Array]
+    best_step: int
+    series: Mapping[str, Sequence[float]]
+    held_out: Sequence[tuple[int, float]]
+    frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """A training backend."""
+
+    def fit(self, job: TrainJob) -> TrainResult:
+        """Train and return the best iterate.
+
+        Raises:
+            TrainingError: A loss is not finite, or the backend failed.
+            MissingRuntime: The backend is not installed.
+        """
+        ...
