@@ -1,1 +1,50 @@
-"""gpusq-compiler: from any ONNX file to a proven 2:4 sparse INT8 one."""
+"""gpusq-compiler: from any ONNX file to a proven 2:4 sparse INT8 one.
+
+The public names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpusq_compiler.compile import compile_model
+    from gpusq_compiler.ir.io import load, save
+    from gpusq_compiler.passes.base import Context, Fact, Finding, Pass, PassResult
+    from gpusq_compiler.passes.pipeline import Pipeline
+    from gpusq_compiler.recipe import Overrides, plan_of
+
+__all__ = [
+    "compile_model",
+    "load",
+    "save",
+    "Pipeline",
+    "Pass",
+    "PassResult",
+    "Finding",
+    "Fact",
+    "Context",
+    "Overrides",
+    "plan_of",
+]
+
+_HOMES = {
+    "compile_model": "compile",
+    "load": "ir.io",
+    "save": "ir.io",
+    "Pipeline": "passes.pipeline",
+    "Pass": "passes.base",
+    "PassResult": "passes.base",
+    "Finding": "passes.base",
+    "Fact": "passes.base",
+    "Context": "passes.base",
+    "Overrides": "recipe",
+    "plan_of": "recipe",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gpusq_compiler' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"gpusq_compiler.{_HOMES[name]}"), name)

@@ -79,13 +79,13 @@ class MissingRuntime(GpusqError):
     exit_code = 4
 
 
-class GateError(GpusqError):
-    """A gate that the user set was not met (exit code 5)."""
-
-    exit_code = 5
-
-
 class FileError(GpusqError):
     """A file cannot be read or written (exit code 6)."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, for use inside one of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from gpusq_compiler.errors import DataError, MissingRuntime, ModelError
+from gpusq_compiler.errors import DataError, MissingRuntime, ModelError, first_line
+from gpusq_compiler.ir.io import inlined
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, batches
 
@@ -75,7 +76,7 @@ def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """
     import onnx
 
-    proto = ir.to_proto(model)
+    proto = ir.to_proto(inlined(model))
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in outputs if name not in known
@@ -137,7 +138,7 @@ class Session:
             )
         except flavour.refusals() as error:
             raise ModelError(
-                f"ONNX Runtime refuses the model: {_first_line(error)}",
+                f"ONNX Runtime refuses the model: {first_line(error)}",
                 remedy="Check the model with: gpusq check MODEL",
             ) from error
 
@@ -153,7 +154,7 @@ class Session:
         except flavour.refusals() as error:
             shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in wanted.items())
             raise DataError(
-                f"the model cannot run on {shapes}: {_first_line(error)}",
+                f"the model cannot run on {shapes}: {first_line(error)}",
                 remedy="Check the shapes that the model wants",
             ) from error
         return dict(zip(self.outputs, values, strict=True))
@@ -181,6 +182,8 @@ def session_options(*, threads: int | None = None, optimize: bool = True) -> Any
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
+    # Several sessions take turns here; threads that spin while they wait starve the next one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
@@ -220,11 +223,9 @@ def _bytes_or_path(proto: onnx.ModelProto, workdir: Path | None) -> bytes | str:
 
 def _padded(feeds: Feeds, size: int) -> Feeds:
     def pad(value: Array) -> Array:
+        if not value.ndim:
+            return value
         missing = size - len(value)
         return np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
 
     return {name: pad(value) for name, value in feeds.items() if name != LABELS}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]

@@ -204,3 +204,7 @@ class Trainer(Protocol):
             MissingRuntime: The backend is not installed.
         """
         ...
+
+    def seconds_per_step(self, job: TrainJob, steps: int = 5) -> float:
+        """Time a few steps of the job; nothing of them stays."""
+        ...

@@ -1,0 +1,233 @@
+"""The user's data as samples that can be read by row, checked against the model's inputs.
+
+Data are an ``.npz`` file, a folder of such shards, a ``module.py:function`` that yields feeds,
+or, in Python, arrays and iterables of feeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusq_compiler.calibration import checks, functions
+from gpusq_compiler.calibration.archive import ArchiveReader
+from gpusq_compiler.calibration.columns import Column, MemoryColumn
+from gpusq_compiler.calibration.feeds import spooled
+from gpusq_compiler.errors import DataError, FileError
+from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples
+
+if TYPE_CHECKING:
+    from gpusq_compiler.runtime.session import InputSpec
+
+MIN_TRAINING_SAMPLES = 10
+"""Fewer cannot be split into a training and a held-out part that mean anything."""
+
+
+class StoredSamples:
+    """Samples in shards; every shard holds the same columns. Class ids are int64.
+
+    Args:
+        shards: Columns by name, as `checks.checked` gives them.
+        scalars: Inputs of rank 0: one value per sample, the first of a batch is fed.
+    """
+
+    def __init__(
+        self, shards: Sequence[Mapping[str, Column]], scalars: frozenset[str]
+    ) -> None:
+        self._shards = shards
+        # Arrays come before scalars: whoever asks a batch for its length meets one first.
+        self._names = sorted(shards[0], key=lambda name: name in scalars)
+        self._scalars = scalars
+        lengths = [shard[self._names[0]].shape[0] for shard in shards]
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return int(self._ends[-1])
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the feeds contain ``labels``."""
+        return LABELS in self._names
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Feeds:
+        """Read these rows, in this order."""
+        owners = np.searchsorted(self._ends, rows, side="right")
+        feeds = {name: self._gather(name, rows, owners) for name in self._names}
+        return {k: v[0] if k in self._scalars else v for k, v in feeds.items()}
+
+    def _gather(
+        self, name: str, rows: npt.NDArray[np.int64], owners: npt.NDArray[np.int64]
+    ) -> Array:
+        first = self._shards[0][name]
+        ids = name == LABELS and first.dtype.kind in "iu"
+        values = np.empty((len(rows), *first.shape[1:]), np.int64 if ids else first.dtype)
+        for owner in np.unique(owners):
+            mine = owners == owner
+            values[mine] = self._shards[owner][name].read(rows[mine] - self._starts[owner])
+        return values
+
+
+class Subset:
+    """Some rows of other samples, in a given order."""
+
+    def __init__(self, samples: Samples, rows: npt.NDArray[np.int64]) -> None:
+        self._samples = samples
+        self._rows = rows
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self._rows)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the feeds contain ``labels``."""
+        return self._samples.has_labels
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Feeds:
+        """Read these rows of the subset."""
+        return self._samples.take(self._rows[rows])
+
+
+def load(
+    spec: str, inputs: Sequence[InputSpec], *, workdir: Path, classes: int | None = None
+) -> Samples:
+    """Open what ``--data`` or ``--eval-data`` names.
+
+    Args:
+        spec: ``.npz`` file, folder of such files, or ``module.py:function``.
+        inputs: What the model wants.
+        workdir: Where data are unpacked that cannot be mapped in place.
+        classes: Number of classes when labels must be class ids; None allows any labels.
+
+    Raises:
+        FileError: Something cannot be read or written.
+        DataError: The data do not fit the model.
+    """
+    folder = _folder(workdir, spec)
+    try:
+        function = functions.split_spec(spec)
+        if function is not None:
+            columns = _called(*function, folder, spec)
+            return _samples([columns], [spec], inputs, classes)
+        files = _files(Path(spec))
+        reader = ArchiveReader(folder)
+        shards = [reader.read(file) for file in files]
+        return _samples(shards, [str(file) for file in files], inputs, classes)
+    except OSError as error:
+        raise FileError(
+            f"cannot be read or written: {error.strerror or type(error).__name__}",
+            where=str(error.filename or spec),
+            remedy="Check the path, its permissions and the free space",
+        ) from error
+
+
+def from_arrays(
+    data: object,
+    inputs: Sequence[InputSpec],
+    *,
+    workdir: Path,
+    classes: int | None = None,
+    where: str = "data",
+) -> Samples:
+    """Samples from Python objects.
+
+    Args:
+        data: A mapping of arrays, an iterable of feeds, or a function that gives one.
+        inputs: What the model wants.
+        workdir: Where an iterable's feeds are kept.
+        classes: As for `load`.
+        where: What errors call the data.
+
+    Raises:
+        DataError: The data do not fit the model.
+    """
+    if isinstance(data, Mapping):
+        with functions.user_code(where):
+            arrays = {str(name): np.asarray(values) for name, values in data.items()}
+        columns: dict[str, Column] = {k: MemoryColumn(v) for k, v in arrays.items()}
+        return _samples([columns], [where], inputs, classes)
+    if callable(data):
+        with functions.user_code(where):
+            data = data()
+    columns = spooled(data, _folder(workdir, where), where)
+    return _samples([columns], [where], inputs, classes)
+
+
+def split(samples: Samples, seed: int) -> tuple[Subset, Subset]:
+    """Training and held-out part: a seeded tenth is held out, at least one sample.
+
+    Raises:
+        DataError: There are not two samples.
+    """
+    require(samples, 2, "a training and a held-out part")
+    order = np.random.default_rng([seed, *b"held-out"]).permutation(samples.count)
+    held = max(1, samples.count // 10)
+    return Subset(samples, np.sort(order[held:])), Subset(samples, np.sort(order[:held]))
+
+
+def require(samples: Samples, minimum: int, purpose: str) -> None:
+    """Raise unless there are enough samples.
+
+    Raises:
+        DataError: There are fewer than ``minimum``.
+    """
+    if samples.count < minimum:
+        raise DataError(
+            f"{purpose} needs at least {minimum} samples, there are {samples.count}",
+            where="--data",
+            remedy="Give more samples",
+        )
+
+
+def _samples(
+    shards: Sequence[Mapping[str, Column]],
+    wheres: Sequence[str],
+    inputs: Sequence[InputSpec],
+    classes: int | None,
+) -> StoredSamples:
+    sound = [
+        checks.checked(shard, inputs, classes=classes, where=where)
+        for shard, where in zip(shards, wheres, strict=True)
+    ]
+    checks.consistent(sound, wheres)
+    return StoredSamples(sound, frozenset(spec.name for spec in inputs if not spec.shape))
+
+
+def _called(file: Path, name: str, folder: Path, where: str) -> dict[str, Column]:
+    function = functions.load_function(file, name)
+    with functions.neighbours(file):
+        with functions.user_code(where):
+            feeds = function()
+        return spooled(feeds, folder, where)
+
+
+def _folder(workdir: Path, source: str) -> Path:
+    return workdir / f"data-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileError(
+            "there is no such file or folder",
+            where=str(path),
+            remedy="Give an .npz file, a folder of them, or module.py:function",
+        )
+    if path.is_file():
+        return [path]
+    shards = sorted(path.glob("*.npz"))
+    if not shards:
+        raise DataError(
+            "holds no .npz files",
+            where=str(path),
+            remedy="Write some with np.savez",
+        )
+    return shards

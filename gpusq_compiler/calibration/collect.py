@@ -1,0 +1,72 @@
+"""Calibration: run the model over samples and let observers see its tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpusq_compiler.errors import DataError
+from gpusq_compiler.runtime.events import Events, Silent
+from gpusq_compiler.runtime.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from gpusq_compiler.quant.observers import Observer
+    from gpusq_compiler.runtime.samples import Samples
+
+BATCH_SIZE = 32
+
+
+def collect(
+    model: ir.Model,
+    names: Sequence[str],
+    samples: Samples,
+    observer: Observer,
+    *,
+    batch_size: int = BATCH_SIZE,
+    threads: int | None = None,
+    device: str = "cpu",
+    events: Events | None = None,
+) -> dict[str, float]:
+    """The clip range of each named tensor, in the order of ``names``.
+
+    Memory holds the named tensors of one batch, however many samples there are.
+
+    Args:
+        model: Left as it is.
+        names: Floating-point tensors of the main graph, inputs and outputs included.
+        samples: What the model is run on.
+        observer: Chooses the ranges.
+        batch_size: Samples per run; a fixed batch dimension of the model wins.
+        threads: Threads of the runtime.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        events: Receives progress.
+
+    Raises:
+        DataError: A tensor is not finite on some batch; the message names it.
+    """
+    events = events or Silent()
+    inputs = {value.name for value in model.graph.inputs}
+    inner = [name for name in names if name not in inputs]
+    session = Session(model, outputs=inner, threads=threads, device=device)
+    states = {name: observer.start() for name in names}
+    events.begin("calibrate", samples.count)
+    done = 0
+    for feeds, results in session.over(samples, batch_size):
+        first, done = done, min(done + (session.batch or batch_size), samples.count)
+        for name, state in states.items():
+            values = results[name] if name in results else feeds[name]
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"is not finite on samples {first} to {done - 1}",
+                    where=f"tensor '{name}'",
+                    remedy="Look for extreme values in the data, or exclude the layer",
+                )
+            state.update(values)
+        events.advance(done)
+    events.end()
+    return {name: state.absmax() for name, state in states.items()}

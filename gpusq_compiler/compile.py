@@ -1,0 +1,184 @@
+"""From a file to a file: the whole program as one straight line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpusq_compiler import context
+from gpusq_compiler import recipe as recipes
+from gpusq_compiler.ir import claims, io
+from gpusq_compiler.passes import options
+from gpusq_compiler.passes.training import TrainingPass
+from gpusq_compiler.report import (
+    CompileReport,
+    Quality,
+    data_summary,
+    file_summary,
+    versions,
+)
+from gpusq_compiler.request import Request, workdir_of
+from gpusq_compiler.runtime import flavour
+from gpusq_compiler.runtime.events import Silent
+from gpusq_compiler.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from gpusq_compiler.calibration.evaluate import Evaluator
+    from gpusq_compiler.passes.base import Context, Pass
+    from gpusq_compiler.recipe import Overrides, Plan
+    from gpusq_compiler.runtime.events import Events
+
+
+def compile_model(
+    source: str | Path,
+    *,
+    passes: str | Sequence[str] | None = None,
+    recipe: str | Path | None = None,
+    data: object = None,
+    eval_data: object = None,
+    metric: str | None = None,
+    teacher: str | Path | None = None,
+    target: str = "onnxruntime",
+    out: str | Path | None = None,
+    report: str | Path | None = None,
+    workdir: str | Path = ".gpusq",
+    seed: int | None = None,
+    overrides: Overrides | None = None,
+    budget: float | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    events: Events | None = None,
+) -> CompileReport:
+    """Compile an ONNX file into a smaller, faster one and say what was done.
+
+    Args:
+        source: The model; never changed.
+        passes: Names, ``"prune,qat"``; what they need is put before them.
+        recipe: A TOML file or the name of a preset, in place of ``passes``.
+        data: Samples, with or without ``labels``: an ``.npz`` file, a folder of them,
+            ``module.py:function``, or arrays by input name. None: synthesised, said openly.
+        eval_data: The same; only ever reported.
+        metric: ``accuracy``, ``topk``, ``psnr``, ``cosine`` or ``module.py:function``; default
+            accuracy where labels are class ids, else cosine to the dense model.
+        teacher: Another model to distil from; default the source itself.
+        target: ``onnxruntime``.
+        out: Default ``./<stem>.gpusq.onnx``.
+        report: Where the JSON report goes; default beside ``out``.
+        workdir: Folder for checkpoints, removed on success.
+        seed: Overrides the recipe's, which is 0 by default.
+        overrides: Options for passes, as the command line has them.
+        budget: Minutes for all training passes together.
+        threads: Of the runtime; None lets it choose.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        resume: Continue from the last checkpoint of the same request.
+        events: Receives progress.
+
+    Raises:
+        GpusqError: One line: what is wrong, where, what to do. Nothing was written then.
+    """
+    plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides)
+    request = Request(
+        source=Path(source),
+        data=data,
+        eval_data=eval_data,
+        metric=metric,
+        teacher=None if teacher is None else Path(teacher),
+        target=target,
+        out=None if out is None else Path(out),
+        report=None if report is None else Path(report),
+        workdir=Path(workdir),
+        budget=budget,
+        threads=threads,
+        device=device,
+        resume=resume,
+        events=events or Silent(),
+    )
+    return run(plan, request)
+
+
+def run(plan: Plan, request: Request) -> CompileReport:
+    """Load, run the passes, save, report."""
+    _require_runtime(plan)
+    model = io.load(request.source)
+    request.require_outputs(model)
+    with workdir_of(plan, request) as workdir:
+        ctx = context.context_of(plan, model, request, workdir)
+        evaluator = context.evaluator_of(model, request, ctx)
+        for step in plan.pipeline.passes:
+            request.events.note(_described(step, model, ctx))
+        watch = Watch(model.clone(), ctx, evaluator)
+        steps = plan.pipeline.run(model, ctx, on_step=watch)
+        latencies = watch.latencies(model)
+        recipe = recipes.recipe_text([step.ran for step in steps], plan.seed)
+        _stamp(model, recipe, request)
+        written = io.save(model, request.output)
+        report = CompileReport(
+            source=file_summary(request.source, io.source_size(model)),
+            output=file_summary(written.path, written.size),
+            recipe=recipe,
+            target=request.target,
+            data=data_summary(ctx.data, ctx.held_out, given=request.data is not None),
+            quality=_quality(watch.scores, evaluator, request),
+            latencies=latencies,
+            steps=steps,
+            versions=versions(),
+        )
+        report.write(request.report_file)
+    return report
+
+
+def preview(plan: Plan, request: Request) -> list[str]:
+    """What would run, one line a pass, with the options that would take effect."""
+    _require_runtime(plan)
+    model = io.load(request.source)
+    with workdir_of(plan, request) as workdir:
+        ctx = context.context_of(plan, model, request, workdir)
+        return [_described(step, model, ctx) for step in plan.pipeline.passes]
+
+
+def _described(step: Pass, model: ir.Model, ctx: Context) -> str:
+    """A pass and its options; under a time budget the steps are not known yet."""
+    if ctx.budget is None:
+        step = step.resolve(model, ctx)
+    values = options.dump(step).items()
+    text = ", ".join(f"{name}={_short(value)}" for name, value in values if value != [])
+    return f"{step.name:14} {text}".rstrip()
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return str(value["use"])
+    return "+".join(map(_short, value)) if isinstance(value, list) else str(value)
+
+
+def _require_runtime(plan: Plan) -> None:
+    """Say now, not after an hour, that this machine cannot do what is asked."""
+    flavour.require_one()
+    if any(isinstance(step, TrainingPass) for step in plan.pipeline.passes):
+        flavour.require_training()
+
+
+def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
+    """Say on the file what made it: no time, no path, so that same input gives same bytes."""
+    model.metadata_props[claims.PREFIX + "recipe"] = recipe
+    if request.data is None:
+        model.metadata_props[claims.PREFIX + "accuracy"] = "unverified: synthesised inputs"
+
+
+def _quality(
+    scores: dict[str, float], evaluator: Evaluator | None, request: Request
+) -> Quality | None:
+    if evaluator is None:
+        return None
+    place = "held-out" if request.data is not None else "synthesised inputs"
+    return Quality(
+        metric=evaluator.name,
+        measured_on="eval-data" if request.eval_data is not None else place,
+        verified=request.data is not None or request.eval_data is not None,
+        after=scores,
+    )

@@ -1,0 +1,117 @@
+"""From a request to the services that passes use: data, teacher, trainer, metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.calibration import batches, synthetic
+from gpusq_compiler.calibration.evaluate import Evaluator
+from gpusq_compiler.errors import ModelError
+from gpusq_compiler.ir import io
+from gpusq_compiler.passes.base import Context
+from gpusq_compiler.passes.training import TrainingPass
+from gpusq_compiler.request import CHECKPOINTS
+from gpusq_compiler.runtime.session import input_specs
+from gpusq_compiler.train.checkpoints import FolderCheckpoints
+from gpusq_compiler.train.loop import OrtTrainer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from gpusq_compiler.recipe import Plan
+    from gpusq_compiler.request import Request
+    from gpusq_compiler.runtime.samples import Samples
+
+
+def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> Context:
+    """Open everything that the request names; all of it is checked here.
+
+    Raises:
+        DataError: Data do not fit the model.
+        ModelError: The teacher does not fit the model.
+        FileError: Something cannot be read.
+    """
+    if request.data is None:
+        request.events.note("no --data: inputs are synthesised, accuracy is unverified")
+    data, held_out = _split(samples_of(request.data, model, workdir, plan.seed), plan.seed)
+    trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
+    return Context(
+        workdir=workdir,
+        seed=plan.seed,
+        threads=request.threads,
+        device=request.device,
+        target=request.target,
+        teacher=_teacher(model, request.teacher),
+        data=data,
+        held_out=held_out,
+        trainer=OrtTrainer(),
+        events=request.events,
+        checkpoints=FolderCheckpoints(workdir / CHECKPOINTS, resume=request.resume),
+        budget=None if request.budget is None else 60 * request.budget / max(trainings, 1),
+    )
+
+
+def evaluator_of(model: ir.Model, request: Request, ctx: Context) -> Evaluator | None:
+    """The metric on ``--eval-data``, else on the held-out tenth; None without either."""
+    samples = ctx.held_out
+    if request.eval_data is not None:
+        samples = open_data(request.eval_data, model, ctx.workdir)
+    if samples is None:
+        return None
+    return Evaluator.of(
+        request.metric, samples, model.clone(), threads=ctx.threads, device=ctx.device
+    )
+
+
+def open_data(source: object, model: ir.Model, workdir: Path) -> Samples:
+    """Data as the command line or Python names them, checked against the model's inputs."""
+    specs, classes = input_specs(model), _classes(model)
+    if isinstance(source, str | Path):
+        return batches.load(str(source), specs, workdir=workdir, classes=classes)
+    return batches.from_arrays(source, specs, workdir=workdir, classes=classes)
+
+
+def samples_of(source: object, model: ir.Model, workdir: Path, seed: int) -> Samples:
+    """Data as the user names them, synthesised where none are named."""
+    if source is None:
+        return synthetic.synthesize(model, seed=seed)
+    return open_data(source, model, workdir)
+
+
+def _split(samples: Samples, seed: int) -> tuple[Samples, Samples | None]:
+    """The training part and the held-out tenth."""
+    return (samples, None) if samples.count < 2 else batches.split(samples, seed)
+
+
+def _classes(model: ir.Model) -> int | None:
+    """Number of classes of a classifier: the last dimension of a first output [batch, n]."""
+    shape = model.graph.outputs[0].shape
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+        return None
+    return shape[1]
+
+
+def _teacher(model: ir.Model, path: Path | None) -> ir.Model | None:
+    """The teacher that the user named; None leaves the choice to the pipeline."""
+    if path is None:
+        return None
+    teacher = io.load(path)
+    for kind, ours, theirs in (
+        ("inputs", model.graph.inputs, teacher.graph.inputs),
+        ("outputs", model.graph.outputs, teacher.graph.outputs),
+    ):
+        if [_form(v) for v in ours] != [_form(v) for v in theirs]:
+            raise ModelError(
+                f"its {kind} differ from the model's: {', '.join(map(_form, theirs))} "
+                f"instead of {', '.join(map(_form, ours))}",
+                where=f"teacher {path}",
+                remedy="Give a teacher with the same inputs and outputs",
+            )
+    return teacher
+
+
+def _form(value: ir.Value) -> str:
+    """Name, type and shape, free dimensions as ``?``."""
+    dims = [str(d) if isinstance(d, int) else "?" for d in value.shape or ()]
+    return f"{value.name} {value.dtype.name if value.dtype else '?'}[{','.join(dims)}]"

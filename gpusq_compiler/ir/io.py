@@ -1,0 +1,328 @@
+"""Reading and writing model files: whole or not at all, and the input never touched."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+
+from gpusq_compiler.errors import FileError, ModelError, PassBug, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INLINE_LIMIT = 256 << 20
+"""Above this many bytes of weights the output gets a data file beside it."""
+ALIGNMENT = 4096
+LARGE = 1024
+SOURCES = "gpusq.sources"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """What `save` wrote."""
+
+    path: Path
+    data: Path | None
+    size: int
+
+
+def load(path: str | Path) -> ir.Model:
+    """Read an ONNX file; weights in data files stay there, memory-mapped.
+
+    Raises:
+        FileError: There is no such file, or it cannot be read.
+        ModelError: It is no complete, valid ONNX model.
+    """
+    path = Path(path)
+    _require_readable(path)
+    try:
+        model = ir.load(path)
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError(
+            "not an ONNX model, or a truncated one", where=str(path), remedy="Export it again"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise ModelError(
+            f"the model cannot be read: {error}", where=str(path), remedy="Export it again"
+        ) from error
+    _require_graph(model, path)
+    _require_data(model, path)
+    _require_valid(path)
+    model.meta[SOURCES] = {path.resolve(), *(p.resolve() for p in _data_files(model))}
+    return model
+
+
+def _require_readable(path: Path) -> None:
+    if path.is_dir():
+        raise FileError("a folder, not a model file", where=str(path), remedy="Name the file")
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError as error:
+        raise FileError(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path"
+        ) from error
+    if not first:
+        raise ModelError("the file is empty", where=str(path), remedy="Export the model again")
+
+
+def _require_graph(model: ir.Model, path: Path) -> None:
+    if not model.graph.outputs or not model.opset_imports:
+        raise ModelError(
+            "not an ONNX model: no graph with outputs in it",
+            where=str(path),
+            remedy="Give a file that an ONNX exporter wrote",
+        )
+
+
+def _require_data(model: ir.Model, path: Path) -> None:
+    for value in _initializers(model):
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = Path(tensor.path)
+        needed = (tensor.offset or 0) + (tensor.length or 0)
+        if not file.is_file():
+            raise ModelError(
+                f"the weights' data file {file.name} is missing",
+                where=f"{path}, tensor '{value.name}'",
+                remedy="Put it beside the model",
+            )
+        if file.stat().st_size < needed:
+            raise ModelError(
+                f"the data file {file.name} ends at byte {file.stat().st_size}, "
+                f"the tensor at {needed}: truncated",
+                where=f"{path}, tensor '{value.name}'",
+                remedy="Copy or export it again",
+            )
+
+
+def _require_valid(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            f"not a valid ONNX model: {first_line(error)}",
+            where=str(path),
+            remedy="Export it again",
+        ) from error
+
+
+def check(model: ir.Model, *, author: str) -> None:
+    """Run the ONNX checker on the structure; large weights are not serialised for it.
+
+    Raises:
+        PassBug: The model is not valid.
+    """
+    try:
+        onnx.checker.check_model(_structure(model))
+    except onnx.checker.ValidationError as error:
+        raise PassBug(f"left an invalid model: {first_line(error)}", where=author) from error
+
+
+def _structure(model: ir.Model) -> onnx.ModelProto:
+    """A protobuf of the model in which large weights of the main graph stand as inputs."""
+    clone = model.clone()
+    clone.ir_version = max(4, clone.ir_version or 0)
+    graph = clone.graph
+    known = set(graph.inputs)
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > LARGE:
+            del graph.initializers[name]
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.type = ir.TensorType(value.const_value.dtype)
+            value.const_value = None
+            if value not in known:
+                graph.inputs.append(value)
+    return ir.to_proto(clone)
+
+
+def raise_opset(model: ir.Model, opset: int) -> None:
+    """Bring an older model up to this opset of the default domain, in place.
+
+    Raises:
+        ModelError: An operator of the model has no counterpart there.
+    """
+    current = model.opset_imports.get("", opset)
+    if current >= opset:
+        return
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(inlined(model)), opset)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        raise ModelError(
+            f"opset {current} cannot be raised to {opset}: {first_line(error)}",
+            where="model",
+            remedy="Export the model with a newer opset",
+        ) from error
+    raised = ir.from_proto(proto)
+    model.graph = raised.graph
+    model.opset_imports.update(raised.opset_imports)
+
+
+def require_writable(path: Path, model: ir.Model | None = None) -> None:
+    """Fail now rather than after an hour of work.
+
+    Raises:
+        FileError: The folder is missing or not writable, or the path is a file that is read.
+    """
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise FileError("a folder, not a file", where=str(path), remedy="Give a file name")
+    if not folder.is_dir():
+        raise FileError(
+            "the folder does not exist", where=str(folder), remedy="Make it, or choose another"
+        )
+    if not os.access(folder, os.W_OK):
+        raise FileError(
+            "the folder is not writable", where=str(folder), remedy="Choose another with -o"
+        )
+    if model is not None and path.resolve() in model.meta.get(SOURCES, ()):
+        raise FileError(
+            "would overwrite a file that the model is read from",
+            where=str(path),
+            remedy="Choose another output with -o",
+        )
+
+
+def save(model: ir.Model, path: str | Path) -> Written:
+    """Write the model; an existing file stays whole until the new one is complete.
+
+    More than 256 MB of weights go, one by one, into ``<stem>.<content hash>.data``.
+
+    Raises:
+        FileError: The disk is full, the folder not writable, or the model is read from there.
+    """
+    path = Path(path)
+    require_writable(path, model)
+    total = sum(
+        v.const_value.nbytes for v in _initializers(model) if v.const_value is not None
+    )
+    try:
+        data = _write_data(model, path) if total > INLINE_LIMIT else None
+        proto = _proto_of(model, data)
+        with replacing(path) as file:
+            file.write(proto.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise FileError(
+            f"cannot be written: {error.strerror}",
+            where=str(path),
+            remedy="Make room or choose another output with -o",
+        ) from error
+    size = path.stat().st_size + (data[0].stat().st_size if data else 0)
+    return Written(path=path, data=data[0] if data else None, size=size)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when the block ends well, and vanishes else."""
+    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_data(model: ir.Model, path: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
+    places: dict[str, tuple[int, int]] = {}
+    digest = hashlib.sha256()
+    working = path.with_name(f".{path.stem}.data.part")
+    try:
+        with working.open("wb") as file:
+            for value in _initializers(model):
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes <= LARGE or value.name is None:
+                    continue
+                padding = -file.tell() % ALIGNMENT
+                file.write(b"\0" * padding)
+                places[value.name] = (file.tell(), tensor.nbytes)
+                content = tensor.tobytes()
+                digest.update(content)
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        target = path.with_name(f"{path.stem}.{digest.hexdigest()[:16]}.data")
+        working.replace(target)
+    finally:
+        working.unlink(missing_ok=True)
+    return target, places
+
+
+def _proto_of(
+    model: ir.Model, data: tuple[Path, dict[str, tuple[int, int]]] | None
+) -> onnx.ModelProto:
+    if data is None:
+        return ir.to_proto(inlined(model))
+    target, places = data
+    clone = model.clone()
+    for value in _initializers(clone):
+        tensor = value.const_value
+        if tensor is None or value.name not in places:
+            continue
+        offset, length = places[value.name]
+        value.const_value = ir.ExternalTensor(
+            target.name,
+            offset,
+            length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=value.name,
+            base_dir=target.parent,
+        )
+    return ir.to_proto(clone)
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """The model with no tensor left in a data file (a clone if any was)."""
+    if not any(isinstance(v.const_value, ir.ExternalTensor) for v in _initializers(model)):
+        return model
+    clone = model.clone()
+    for value in _initializers(clone):
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+    return clone
+
+
+def _initializers(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.initializers.values()
+
+
+def _data_files(model: ir.Model) -> set[Path]:
+    tensors = (value.const_value for value in _initializers(model))
+    return {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
+
+
+def source_size(model: ir.Model) -> int:
+    """Bytes of all files that the model was read from."""
+    return sum(path.stat().st_size for path in model.meta[SOURCES])
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,238 @@
+"""Questions about a graph: where weights are, which axis they reduce, what trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FLOATS = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+)
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+DEFAULT_DOMAIN = ("", "ai.onnx")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightUse:
+    """One node that multiplies a constant weight with an activation.
+
+    Attributes:
+        node: Conv, ConvTranspose, Gemm or MatMul.
+        operand: Index of the weight among the node's inputs; the activation is the other one.
+        value: The weight's initializer, seen through Q and DQ.
+        reduction: Axis of the weight that the product sums over.
+        channel: Axis of the weight that becomes the output's channels.
+        groups: Groups of a convolution.
+    """
+
+    node: ir.Node
+    operand: int
+    value: ir.Value
+    reduction: int
+    channel: int
+    groups: int = 1
+
+    @property
+    def activation(self) -> ir.Value | None:
+        """What the weight is multiplied with."""
+        return self.node.inputs[1 - self.operand]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        assert self.value.const_value is not None
+        return tuple(int(d) for d in self.value.const_value.shape.numpy())
+
+    @property
+    def reduction_length(self) -> int:
+        """Consecutive values along the reduction axis that one group of the node sums over."""
+        length = self.shape[self.reduction]
+        return length // self.groups if self.node.op_type == "ConvTranspose" else length
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is convolved on its own."""
+        return self.groups > 1 and self.reduction_length == 1
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether the node is one of these operators of the default domain."""
+    return node is not None and node.domain in DEFAULT_DOMAIN and node.op_type in op_types
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def constant_behind(value: ir.Value | None) -> ir.Value | None:
+    """The initializer that a value is, seen through QuantizeLinear and DequantizeLinear."""
+    while value is not None and is_op(value.producer(), "QuantizeLinear", "DequantizeLinear"):
+        producer = value.producer()
+        assert producer is not None
+        value = producer.inputs[0]
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return None if value.is_graph_input() else value
+
+
+def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
+    """Every use of a constant weight in a matrix product or convolution, in graph order."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if not is_op(node, *WEIGHTED) or len(node.inputs) < 2:
+            continue
+        for operand in (1, 0):
+            use = _weight_use(node, operand)
+            if use is not None:
+                yield use
+                break
+
+
+def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
+    value = constant_behind(node.inputs[operand])
+    if value is None or value.const_value is None:
+        return None
+    rank = len(value.const_value.shape)
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        if operand == 0:
+            return None
+        reduction, channel = (1, 0) if node.op_type == "Conv" else (0, 1)
+        groups = int_attribute(node, "group", 1)
+        return WeightUse(
+            node=node,
+            operand=1,
+            value=value,
+            reduction=reduction,
+            channel=channel,
+            groups=groups,
+        )
+    if rank < 2:
+        return None
+    reduction, channel = rank - 2, rank - 1
+    if operand == 0:
+        reduction, channel = channel, reduction
+    transposed = int_attribute(node, "transA" if operand == 0 else "transB", 0)
+    if node.op_type == "Gemm" and transposed:
+        reduction, channel = channel, reduction
+    return WeightUse(
+        node=node, operand=operand, value=value, reduction=reduction, channel=channel
+    )
+
+
+def is_stem(use: WeightUse) -> bool:
+    """Whether this is the first convolution on a graph input, a patch embedding excepted.
+
+    A patch embedding (kernel equal to stride) is a linear layer on patches, not a stem.
+    """
+    if use.node.op_type != "Conv" or _is_patch_embedding(use):
+        return False
+    seen: set[ir.Value] = set()
+    pending = [use.activation]
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if is_op(producer, *WEIGHTED):
+            return False
+        if producer is not None:
+            pending.extend(producer.inputs)
+    return True
+
+
+def _is_patch_embedding(use: WeightUse) -> bool:
+    strides = use.node.attributes.get("strides")
+    kernel = use.shape[2:]
+    return strides is not None and tuple(strides.as_ints()) == kernel and max(kernel) > 1
+
+
+TRAINABLE_OPERANDS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "Add": (0, 1),
+    "Sub": (0, 1),
+    "Mul": (0, 1),
+    "LayerNormalization": (1, 2),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "PRelu": (1,),
+    "QuantizeLinear": (0,),
+}
+
+
+def trainable_values(model: ir.Model) -> list[ir.Value]:
+    """Float initializers that are parameters: weights, biases, norms, position tables.
+
+    Scalars are constants of a formula, tables behind a Gather are embeddings, statistics of a
+    BatchNormalization are measurements: these stay as they are.
+    """
+    found = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in FLOATS or tensor.size < 2:
+            continue
+        uses = value.uses()
+        if (
+            uses
+            and not value.is_graph_input()
+            and all(
+                node.domain in DEFAULT_DOMAIN
+                and index in TRAINABLE_OPERANDS.get(node.op_type, ())
+                for node, index in uses
+            )
+        ):
+            found.append(value)
+    return found
+
+
+def critical_values(model: ir.Model) -> list[ir.Value]:
+    """Tensors whose features are distilled: the residual stream after each block.
+
+    These are the outputs of Add nodes that join two computed tensors. A graph without any has
+    its weighted layers' outputs taken, at most four, evenly spaced.
+    """
+    outputs = {value.name for value in model.graph.outputs}
+    joins, layers = [], []
+    for node in model.graph:
+        if is_op(node, "Add") and _joins_two_branches(node):
+            joins.append(node.outputs[0])
+        elif is_op(node, *WEIGHTED):
+            layers.append(node.outputs[0])
+    chosen = joins or layers[:: max(1, len(layers) // 4)][:4]
+    return [value for value in chosen if value.name not in outputs]
+
+
+def _joins_two_branches(node: ir.Node) -> bool:
+    left, right = node.inputs
+    computed = [v for v in (left, right) if v is not None and v.producer() is not None]
+    if len(computed) != 2:
+        return False
+    shapes = [value.shape for value in computed]
+    if None in shapes:
+        return False
+    return len(set(map(str, shapes))) == 1 and len(shapes[0] or ()) >= 2
+
+
+def operations(model: ir.Model) -> int:
+    """Multiply-adds per sample of all weighted layers; unknown dimensions count as one."""
+    total = 0
+    for use in weight_uses(model):
+        size = math.prod(use.shape)
+        shape = use.node.outputs[0].shape
+        dims = [d if isinstance(d, int) else 1 for d in shape or ()]
+        if use.node.op_type in {"Conv", "ConvTranspose"}:
+            total += size * math.prod(dims[2:])
+        else:
+            total += size * math.prod(dims[1:-1])
+    return total

@@ -1,0 +1,136 @@
+"""canonicalize: the same function in the one form that all other passes expect.
+
+functions       inlined
+Constant nodes  initializers
+constant parts  folded, but never a quantizer
+    BatchNormalization(Conv(x, W, b))  →  Conv(x, k W, k (b - mean) + beta),
+                                          k = gain / sqrt(variance + epsilon)
+opset < 13      raised to 13, where per-channel quantizers exist
+names           every node and tensor has its own
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, ClassVar
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import _constant_folding as folding
+from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+from gpusq_compiler.ir import io, query
+from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
+
+if TYPE_CHECKING:
+    from gpusq_compiler.passes.base import Context
+
+FOLD_LIMIT = 1 << 20
+"""Elements up to which a constant replaces its node: a file must not grow by folding."""
+OLDEST_OPSET = 13
+
+BATCHNORM_RULES = (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Canonicalize(Pass):
+    """Inline, fold, name: the function stays, the form becomes one that passes can rely on."""
+
+    name: ClassVar[str] = "canonicalize"
+    gives: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL})
+    lossy: ClassVar[bool] = False
+
+    def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
+        """Apply each step until nothing changes."""
+        del ctx
+        before = _census(model)
+        io.raise_opset(model, OLDEST_OPSET)
+        if model.functions:
+            common.InlinePass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        freed = _free_weights(model)
+        common.NameFixPass()(model)
+        _infer_shapes(model)
+        _fold(model)
+        RewriteRuleSet(BATCHNORM_RULES).apply_to_model(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        common.RemoveUnusedNodesPass()(model)
+        common.NameFixPass()(model)
+        _infer_shapes(model)
+        after = _census(model)
+        changed = tuple(name for name in before if name not in after)
+        return PassResult(
+            changed=changed,
+            skipped=(*freed, *_left_batchnorms(model)),
+            metrics={"nodes_before": len(before), "nodes_after": len(after)},
+        )
+
+
+def _census(model: ir.Model) -> dict[str, str]:
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    return {node.name or f"#{index}": node.op_type for index, node in enumerate(nodes)}
+
+
+def _free_weights(model: ir.Model) -> tuple[Finding, ...]:
+    """Initializers that are also graph inputs become plain constants, as IR 3 files need."""
+    findings = []
+    for value in list(model.graph.inputs):
+        if value.name in model.graph.initializers and len(model.graph.inputs) > 1:
+            model.graph.inputs.remove(value)
+            findings.append(
+                Finding(
+                    rule="weight-was-input",
+                    where=value.name or "",
+                    reason="was an input with a default; it is a constant now",
+                )
+            )
+    return tuple(findings)
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    """Shapes and types of what computes them; operators that we do not know keep none."""
+    quiet = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    finally:
+        quiet.setLevel(level)
+
+
+def _fold(model: ir.Model) -> None:
+    folding.FoldConstantsPass(
+        shape_inference=True,
+        input_size_limit=FOLD_LIMIT,
+        output_size_limit=FOLD_LIMIT,
+        should_fold=_may_fold,
+    )(model)
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """Quantizers stay; of the rest the folder decides."""
+    if query.is_op(node, "QuantizeLinear", "DequantizeLinear"):
+        return False
+    return None
+
+
+def _left_batchnorms(model: ir.Model) -> list[Finding]:
+    return [
+        Finding(
+            rule="batchnorm-left",
+            where=node.name or "",
+            reason="no convolution with constant weights of its own stands before it",
+        )
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if query.is_op(node, "BatchNormalization")
+    ]

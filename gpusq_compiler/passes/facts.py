@@ -1,0 +1,147 @@
+"""Facts about a model and how each is verified: on the values, never by trust."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from gpusq_compiler.ir import claims, query
+from gpusq_compiler.passes.base import Fact, Finding
+from gpusq_compiler.quant.arithmetic import along
+from gpusq_compiler.sparsity import nm
+
+if TYPE_CHECKING:
+    from gpusq_compiler.runtime.samples import Array
+
+Verifier = Callable[[ir.Model], Iterator[Finding]]
+
+
+def verify(model: ir.Model, fact: Fact) -> tuple[Finding, ...]:
+    """Everything that speaks against the fact; empty means that it holds."""
+    return tuple(VERIFIERS[fact](model))
+
+
+def present(model: ir.Model) -> frozenset[Fact]:
+    """The facts that hold for this model, found by looking at it."""
+    claimed = {Fact.CANONICAL}
+    if any(True for _ in claims.sparse_values(model)):
+        claimed.add(Fact.SPARSE)
+    if any(True for _ in quantizers(model)):
+        claimed |= {Fact.QDQ, Fact.FROZEN}
+    return frozenset(fact for fact in claimed if not verify(model, fact))
+
+
+def broken_claims(model: ir.Model) -> tuple[Finding, ...]:
+    """Claims written on the model that its values do not keep."""
+    return verify(model, Fact.SPARSE) + verify(model, Fact.QDQ)
+
+
+def canonical(model: ir.Model) -> Iterator[Finding]:
+    """No functions, no Constant nodes, every node with a name of its own."""
+    if model.functions:
+        yield Finding(
+            rule="function",
+            where=str(next(iter(model.functions))),
+            reason=f"{len(model.functions)} functions are not inlined",
+        )
+    for graph in model.graphs():
+        nodes = list(graph)
+        for node in nodes:
+            if query.is_op(node, "Constant"):
+                yield Finding(
+                    rule="constant-node",
+                    where=node.name or "",
+                    reason="a constant stands as a node, not as an initializer",
+                )
+        for name, count in Counter(node.name for node in nodes).items():
+            if count > 1 or not name:
+                yield Finding(
+                    rule="node-name", where=name or "", reason=f"{count} nodes share the name"
+                )
+
+
+def sparse(model: ir.Model) -> Iterator[Finding]:
+    """Every tensor with a sparsity claim obeys it, in float and as the codes it becomes."""
+    for value, claim in claims.sparse_values(model):
+        assert value.const_value is not None
+        weight = value.const_value.numpy()
+        pattern = nm.NM.parse(claim.pattern)
+        for form, array in (("", weight), (" in its integer codes", _codes(value, weight))):
+            bad = nm.violations(array, pattern, axis=claim.axis)
+            if len(bad):
+                group = nm.describe(array, int(bad[0]), pattern, axis=claim.axis)
+                yield Finding(
+                    rule="sparsity-claim",
+                    where=f"tensor '{value.name}'",
+                    reason=f"{len(bad)} groups break {claim}{form}, the first: {group}",
+                )
+                break
+
+
+def _codes(value: ir.Value, weight: Array) -> Array:
+    """What QuantizeLinear makes of a weight; the weight itself where none reads it."""
+    for node, index in value.uses():
+        if query.is_op(node, "QuantizeLinear") and index == 0:
+            scale = node.inputs[1]
+            if scale is None or scale.const_value is None:
+                continue
+            step = along(
+                scale.const_value.numpy(), weight.ndim, query.int_attribute(node, "axis", 1)
+            )
+            codes: Array = np.rint(weight.astype(np.float32) / step)
+            return codes
+    return weight
+
+
+def quantizers(model: ir.Model) -> Iterator[ir.Node]:
+    """Every QuantizeLinear and DequantizeLinear node."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if query.is_op(node, "QuantizeLinear", "DequantizeLinear"):
+            yield node
+
+
+def quantized(model: ir.Model) -> Iterator[Finding]:
+    """Our Q/DQ nodes have positive finite constant scales and zero point 0."""
+    for node in quantizers(model):
+        if claims.PASS not in node.metadata_props:
+            continue
+        where = node.name or ""
+        scale = node.inputs[1]
+        tensor = scale.const_value if scale is not None else None
+        if tensor is None:
+            yield Finding(rule="scale", where=where, reason="the scale is not a constant")
+            continue
+        steps = tensor.numpy().astype(np.float64)
+        if not np.all(np.isfinite(steps) & (steps > 0)):
+            bad = int(np.argmin(np.isfinite(steps) & (steps > 0)))
+            yield Finding(
+                rule="scale",
+                where=where,
+                reason=f"scale {bad} is {steps.reshape(-1)[bad]}, not a positive number",
+            )
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        if zero is not None and (
+            zero.const_value is None or np.any(zero.const_value.numpy().astype(np.int64) != 0)
+        ):
+            yield Finding(rule="zero-point", where=where, reason="the zero point is not 0")
+
+
+def frozen(model: ir.Model) -> Iterator[Finding]:
+    """No weight stands as float behind QuantizeLinear any more."""
+    for node in quantizers(model):
+        if node.op_type == "QuantizeLinear" and query.constant_behind(node.inputs[0]):
+            yield Finding(
+                rule="float-weight", where=node.name or "", reason="the weight is still float"
+            )
+
+
+VERIFIERS: Mapping[Fact, Verifier] = {
+    Fact.CANONICAL: canonical,
+    Fact.SPARSE: sparse,
+    Fact.QDQ: quantized,
+    Fact.FROZEN: frozen,
+}

@@ -1,0 +1,162 @@
+"""Running passes in order, verifying after each what it promised."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import onnx_ir as ir
+
+from gpusq_compiler.errors import GpusqError, ModelError, OptionError, PassBug
+from gpusq_compiler.ir import io
+from gpusq_compiler.ir.changes import Changes, Snapshot
+from gpusq_compiler.passes import facts
+from gpusq_compiler.passes.base import AnyModel, Context, Fact, Pass, PassResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PassReport:
+    """One pass as it ran: with the options that took effect, what it did, how long it took."""
+
+    ran: Pass
+    result: PassResult
+    changes: Changes
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """Passes in the order in which they run."""
+
+    passes: tuple[Pass, ...]
+
+    def check_order(self, holding: frozenset[Fact] = frozenset()) -> None:
+        """Refuse, before anything runs, an order in which a pass misses what it needs.
+
+        Raises:
+            OptionError: Names the pass and what has to come before it.
+        """
+        facts_then = set(holding)
+        for position, step in enumerate(self.passes):
+            missing = step.needs - facts_then
+            if missing:
+                givers = [p.name for p in self.passes[position:] if p.gives & missing]
+                lacking = ", ".join(sorted(fact.value for fact in missing))
+                remedy = (
+                    f"Put {givers[0]} before {step.name}"
+                    if givers
+                    else f"Add a pass that gives it before {step.name}"
+                )
+                raise OptionError(
+                    f"needs a model that is {lacking}, which nothing before it makes",
+                    where=f"pass '{step.name}'",
+                    remedy=remedy,
+                )
+            if step.refuses & facts_then:
+                present = ", ".join(sorted(f.value for f in step.refuses & facts_then))
+                makers = [p.name for p in self.passes[:position] if p.gives & step.refuses]
+                raise OptionError(
+                    f"cannot run on a model that is already {present}",
+                    where=f"pass '{step.name}'",
+                    remedy=f"Put {step.name} before {makers[-1]}"
+                    if makers
+                    else "Give the model as it was before it was compiled",
+                )
+            facts_then = (facts_then | step.gives) - step.breaks
+
+    def run(
+        self,
+        model: ir.Model,
+        ctx: Context,
+        *,
+        on_step: Callable[[PassReport, ir.Model], None] | None = None,
+    ) -> tuple[PassReport, ...]:
+        """Run all passes on the model, in place.
+
+        Args:
+            model: Edited.
+            ctx: Its teacher, where absent, becomes the model before the first lossy pass.
+            on_step: Called after every pass with its report and the model.
+
+        Raises:
+            GpusqError: Any error of a pass; its message says which passes had run.
+        """
+        broken = facts.broken_claims(model)
+        if broken:
+            raise ModelError(
+                f"the model claims what its values do not keep: {broken[0].reason}",
+                where=broken[0].where,
+                remedy="Compile the dense model again",
+            )
+        holding = facts.present(model)
+        self.check_order(holding)
+        reports: list[PassReport] = []
+        for step in self.passes:
+            if ctx.teacher is None and step.lossy:
+                ctx = dataclasses.replace(ctx, teacher=model.clone())
+            with _naming(reports):
+                report = _run_one(step, model, ctx, holding)
+            holding = (holding | step.gives) - step.breaks
+            reports.append(report)
+            if on_step is not None:
+                on_step(report, model)
+        return tuple(reports)
+
+
+def _run_one(
+    asked: Pass, model: ir.Model, ctx: Context, holding: frozenset[Fact]
+) -> PassReport:
+    started = time.monotonic()
+    step = asked.resolve(model, ctx)
+    step.precheck(model, ctx)
+    before = Snapshot(model)
+    result = step.rewrite(model, ctx)
+    step.postcheck(model, ctx, result)
+    changes = before.until(Snapshot(model))
+    if changes:
+        io.check(model, author=step.name)
+    for fact in sorted((holding | step.gives) - step.breaks, key=lambda f: f.value):
+        broken = facts.verify(model, fact) if changes else ()
+        if broken:
+            raise PassBug(
+                f"{fact.value} no longer holds: {broken[0]}",
+                where=f"pass '{step.name}'",
+                remedy="This is a bug of the pass: nothing was written",
+            )
+    seconds = time.monotonic() - started
+    logger.info("%s: %d changed, %.1f s", step.name, len(result.changed), seconds)
+    return PassReport(ran=step, result=result, changes=changes, seconds=seconds)
+
+
+@contextlib.contextmanager
+def _naming(reports: Sequence[PassReport]) -> Iterator[None]:
+    """Add to an error which passes had run before it."""
+    try:
+        yield
+    except GpusqError as error:
+        if reports:
+            names = ", ".join(report.ran.name for report in reports)
+            error.what = f"{error.what.rstrip('.')} (after {names})"
+        raise
+
+
+def run_alone(step: Pass, model: AnyModel, ctx: Context | None) -> AnyModel:
+    """Run one pass on a copy of an ``ir.Model`` or a ``ModelProto``."""
+    with contextlib.ExitStack() as stack:
+        if ctx is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusq-"))
+            ctx = Context(workdir=Path(folder))
+        copy = model.clone() if isinstance(model, ir.Model) else ir.from_proto(model)
+        Pipeline(passes=(step,)).run(copy, ctx)
+        answer: Any = copy if isinstance(model, ir.Model) else ir.to_proto(copy)
+        return cast("AnyModel", answer)

@@ -1,0 +1,72 @@
+"""Which layers a user named: by node or weight name, regular expression, or operator."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.errors import OptionError
+from gpusq_compiler.passes.options import near
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gpusq_compiler.ir.query import WeightUse
+
+
+class Selection:
+    """Include and exclude lists over the layers of one model.
+
+    An entry is the name of a node or of its weight, an operator (``Conv``), or a regular
+    expression that matches a whole name.
+
+    Args:
+        include: Only these layers; empty means all.
+        exclude: But not these.
+        layers: Every layer that could be named.
+        owner: The pass, for errors.
+
+    Raises:
+        OptionError: An entry is no regular expression or matches nothing.
+    """
+
+    def __init__(
+        self,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        layers: Iterable[WeightUse],
+        *,
+        owner: str,
+    ) -> None:
+        known = [_names(use) for use in layers]
+        self._include = [_compiled(entry, known, f"{owner}.include") for entry in include]
+        self._exclude = [_compiled(entry, known, f"{owner}.exclude") for entry in exclude]
+
+    def refusal(self, use: WeightUse) -> str | None:
+        """Why the user does not want this layer, or None."""
+        names = _names(use)
+        if self._include and not any(_matches(entry, names) for entry in self._include):
+            return "not named in include"
+        matching = next((entry for entry in self._exclude if _matches(entry, names)), None)
+        return None if matching is None else f"excluded by '{matching.pattern}'"
+
+
+def _names(use: WeightUse) -> tuple[str, str, str]:
+    return use.node.name or "", use.value.name or "", use.node.op_type
+
+
+def _matches(entry: re.Pattern[str], names: Sequence[str]) -> bool:
+    return any(entry.pattern == name or entry.fullmatch(name) for name in names)
+
+
+def _compiled(entry: str, known: Sequence[Sequence[str]], where: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(entry)
+    except re.error:
+        pattern = re.compile(re.escape(entry))
+    if not any(_matches(pattern, names) for names in known):
+        everything = [name for names in known for name in names if name]
+        raise OptionError(
+            f"'{entry}' matches no layer", where=where, remedy=near(entry, everything)
+        )
+    return pattern

@@ -1,0 +1,258 @@
+"""What all training passes share: from options and claims to a job, and back."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from gpusq_compiler.errors import OptionError, PostconditionError, PreconditionError
+from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.passes.base import Finding, Pass, PassResult
+from gpusq_compiler.passes.options import near
+from gpusq_compiler.sparsity.nm import NM, mask_from_zeros
+from gpusq_compiler.train.budget import default_batch_size, default_steps, steps_within
+from gpusq_compiler.train.job import Loss, ParameterGroup, Trainer, TrainJob, TrainResult
+from gpusq_compiler.train.losses import FeatureError, HardLabel, OutputError, SoftLogits
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.runtime.samples import Samples
+    from gpusq_compiler.train.quantizers import Quantizer
+
+FEWEST_SAMPLES = 10
+MIXED = (HardLabel(), SoftLogits(), OutputError(), FeatureError())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingPass(Pass, abc.ABC):
+    """Fine-tunes a student against the untouched dense model."""
+
+    steps: Annotated[int | None, "optimisation steps; none: from model and data"] = None
+    batch_size: Annotated[int | None, "samples per step; none: from the data"] = None
+    learning_rate: Annotated[float, "peak of the cosine schedule"] = 5e-4
+    weight_decay: Annotated[float, "decoupled decay of AdamW"] = 0.0
+    warmup: Annotated[float, "share of the steps with a rising learning rate"] = 0.05
+    losses: Annotated[tuple[Loss, ...], "terms of the training loss"] = MIXED
+    temperature: Annotated[float | None, "of every loss that has one; none: its own"] = None
+    features: Annotated[tuple[str, ...], "tensors to imitate; empty: found"] = ()
+    evaluate_every: Annotated[int | None, "steps between looks at held-out data"] = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        for name, lowest in (("steps", 0), ("batch_size", 1), ("evaluate_every", 1)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise OptionError(
+                    f"{value} is too small", where=f"{self.name}.{name}", remedy=f">= {lowest}"
+                )
+        for name in ("learning_rate", "weight_decay", "warmup"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise OptionError(
+                    f"{value} is no positive number", where=f"{self.name}.{name}"
+                )
+
+    def resolve(self, model: ir.Model, ctx: Context) -> TrainingPass:
+        """Choose steps and batch size where the user did not; measured under a budget."""
+        data = self._data(ctx)
+        batch = self.batch_size or default_batch_size(data.count)
+        sizes = [v.const_value.size for v in query.trainable_values(model) if v.const_value]
+        steps = self.steps
+        if steps is None:
+            steps = default_steps(sum(sizes), query.operations(model), data.count, batch)
+        chosen = dataclasses.replace(self, steps=steps, batch_size=batch)
+        if self.steps is None and ctx.budget is not None:
+            chosen = chosen._within_budget(model, ctx)
+        every = self.evaluate_every or max(1, min(100, (chosen.steps or 0) // 10))
+        return dataclasses.replace(chosen, evaluate_every=every)
+
+    def _within_budget(self, model: ir.Model, ctx: Context) -> TrainingPass:
+        """Time five steps once; a resumed run takes the count that was stored."""
+        key = f"{self.name}-budget"
+        stored = ctx.checkpoints.load(key) if ctx.checkpoints is not None else None
+        if stored is not None:
+            return dataclasses.replace(self, steps=int(str(stored[1]["steps"])))
+        assert ctx.budget is not None
+        seconds = self._trainer(ctx).seconds_per_step(self.job(model, ctx))
+        steps = steps_within(ctx.budget, seconds)
+        ctx.events.note(f"{self.name}: {seconds:.3f} s a step, {steps} steps in the budget")
+        if ctx.checkpoints is not None:
+            ctx.checkpoints.save(key, {}, {"steps": steps})
+        return dataclasses.replace(self, steps=steps)
+
+    def precheck(self, model: ir.Model, ctx: Context) -> None:
+        """There must be enough samples, a trainer and something to train."""
+        self._trainer(ctx)
+        count = self._data(ctx).count
+        if count + (ctx.held_out.count if ctx.held_out else 0) < FEWEST_SAMPLES:
+            raise PreconditionError(
+                f"{count} samples are too few to train on and hold some out",
+                where=self.name,
+                remedy=f"Give at least {FEWEST_SAMPLES} with --data",
+            )
+        if not query.trainable_values(model):
+            raise PreconditionError(
+                "the model has no float weights to train",
+                where=self.name,
+                remedy="Leave the pass out",
+            )
+
+    def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
+        """Train and write the best iterate back, masks applied."""
+        job = self.job(model, ctx)
+        result = self._trainer(ctx).fit(job)
+        changed = _write_back(model, job, result)
+        held_out = dict(result.held_out)
+        return PassResult(
+            changed=changed,
+            skipped=tuple(_findings(job, result)),
+            metrics={
+                "steps": job.steps,
+                "best_step": result.best_step,
+                "loss_at_start": held_out.get(0, math.nan),
+                "loss_at_best": held_out.get(result.best_step, math.nan),
+            },
+            series={**result.series, "held_out": [loss for _, loss in result.held_out]},
+        )
+
+    def postcheck(self, model: ir.Model, ctx: Context, result: PassResult) -> None:
+        """The loss was finite, and so is every weight."""
+        del ctx
+        loss = result.metrics["loss_at_best"]
+        if not math.isfinite(loss):
+            raise PostconditionError(f"the loss is {loss}", where=self.name)
+        for value in query.trainable_values(model):
+            assert value.const_value is not None
+            if not np.all(np.isfinite(value.const_value.numpy())):
+                raise PostconditionError("holds NaN or infinity", where=str(value.name))
+
+    def job(self, model: ir.Model, ctx: Context) -> TrainJob:
+        """What is to be trained."""
+        data = self._data(ctx)
+        assert self.steps is not None
+        assert self.batch_size is not None
+        return TrainJob(
+            student=model,
+            teacher=ctx.teacher,
+            terms=self._terms(),
+            groups=self.groups(model),
+            masks=masks_of(model),
+            features=self._features(model, ctx.teacher),
+            data=data,
+            held_out=ctx.held_out or data,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            warmup=self.warmup,
+            evaluate_every=self.evaluate_every or 1,
+            workdir=ctx.workdir,
+            seed=int(ctx.rng(self.name).integers(2**31)),
+            threads=ctx.threads,
+            device=ctx.device,
+            label=self.name,
+            events=ctx.events,
+            checkpoints=ctx.checkpoints,
+            **self._quantizer(),
+        )
+
+    def _quantizer(self) -> dict[str, Quantizer]:
+        return {}
+
+    def groups(self, model: ir.Model) -> tuple[ParameterGroup, ...]:
+        """Weights and biases of the student."""
+        names = tuple(value.name or "" for value in query.trainable_values(model))
+        return (
+            ParameterGroup(
+                names=names, learning_rate=self.learning_rate, weight_decay=self.weight_decay
+            ),
+        )
+
+    def _terms(self) -> tuple[Loss, ...]:
+        if self.temperature is None:
+            return self.losses
+        fields = {"temperature": self.temperature}
+        return tuple(
+            dataclasses.replace(term, **fields) if hasattr(term, "temperature") else term
+            for term in self.losses
+        )
+
+    def _features(self, student: ir.Model, teacher: ir.Model | None) -> tuple[str, ...]:
+        if teacher is None:
+            return ()
+        ours, theirs = _shapes(student), _shapes(teacher)
+        common = [name for name in ours if theirs.get(name) == ours[name]]
+        for name in self.features:
+            if name not in common:
+                raise OptionError(
+                    f"teacher and student have no common tensor '{name}'",
+                    where=f"{self.name}.features",
+                    remedy=near(name, common),
+                )
+        if self.features:
+            return self.features
+        found = [value.name or "" for value in query.critical_values(student)]
+        return tuple(name for name in found if name in common)
+
+    def _data(self, ctx: Context) -> Samples:
+        return ctx.samples(self.name)
+
+    def _trainer(self, ctx: Context) -> Trainer:
+        if ctx.trainer is None:
+            raise PreconditionError(
+                "there is no training backend",
+                where=self.name,
+                remedy="Give Context(trainer=)",
+            )
+        return ctx.trainer
+
+
+def masks_of(model: ir.Model) -> dict[str, npt.NDArray[np.bool_]]:
+    """The mask of every tensor that claims a pattern, derived from its zeros."""
+    masks = {}
+    for value, claim in claims.sparse_values(model):
+        assert value.const_value is not None
+        pattern = NM.parse(claim.pattern)
+        weight = value.const_value.numpy()
+        masks[value.name or ""] = mask_from_zeros(weight, pattern, axis=claim.axis)
+    return masks
+
+
+def _shapes(model: ir.Model) -> dict[str, str]:
+    return {
+        value.name or "": str(value.shape) for node in model.graph for value in node.outputs
+    }
+
+
+def _write_back(model: ir.Model, job: TrainJob, result: TrainResult) -> tuple[str, ...]:
+    changed = []
+    for name, array in result.values.items():
+        value = model.graph.initializers[name]
+        assert value.const_value is not None
+        kept = np.where(job.masks[name], array, 0) if name in job.masks else array
+        if not np.array_equal(kept, value.const_value.numpy()):
+            edit.replace_weight(value, kept)
+            changed.append(name)
+    return tuple(changed)
+
+
+def _findings(job: TrainJob, result: TrainResult) -> list[Finding]:
+    findings = [
+        Finding(rule="no-gradient", where=name, reason=reason)
+        for name, reason in result.frozen.items()
+    ]
+    if result.best_step == 0 and job.steps:
+        findings.append(
+            Finding(
+                rule="no-improvement",
+                where=job.label,
+                reason=f"{job.steps} steps did not lower the loss on held-out samples; "
+                "the starting point is kept",
+            )
+        )
+    return findings

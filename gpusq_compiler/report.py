@@ -1,0 +1,251 @@
+"""The report of a compile: one object, as JSON for machines and as tables for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.errors import FileError
+from gpusq_compiler.ir import io
+from gpusq_compiler.passes import options
+from gpusq_compiler.watch import DENSE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from gpusq_compiler.passes.pipeline import PassReport
+    from gpusq_compiler.runtime.samples import Samples
+    from gpusq_compiler.watch import Latency
+
+FORMAT = 1
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileSummary:
+    """A model file: where, how large (data files included), which content."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """What the model was calibrated and trained on."""
+
+    origin: str
+    training: int
+    held_out: int
+    labels: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """One metric of the dense model and after every pass that changed something.
+
+    Attributes:
+        metric: Its name.
+        measured_on: ``eval-data``, ``held-out`` or ``synthesised inputs``.
+        verified: False where the inputs are synthesised: then the figures prove nothing.
+        after: Values by pass, ``dense`` first, in the order of the run.
+    """
+
+    metric: str
+    measured_on: str
+    verified: bool
+    after: Mapping[str, float]
+
+    @property
+    def dense(self) -> float:
+        """Of the model as it was read."""
+        return self.after[DENSE]
+
+    @property
+    def compressed(self) -> float:
+        """Of the model as it was written."""
+        return list(self.after.values())[-1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompileReport:
+    """Everything about one compile.
+
+    Attributes:
+        source: The dense model.
+        output: The compressed one.
+        recipe: Canonical TOML that repeats the run.
+        quality: None where no metric could be taken.
+        latencies: Measured on this machine, by batch size.
+        steps: One report per pass.
+    """
+
+    source: FileSummary
+    output: FileSummary
+    recipe: str
+    target: str
+    data: DataSummary
+    quality: Quality | None
+    latencies: Sequence[Latency]
+    steps: Sequence[PassReport]
+    versions: Mapping[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values; NaN becomes null."""
+        found: dict[str, object] = {"format": FORMAT}
+        for field in dataclasses.fields(self):
+            if field.name != "steps":
+                found[field.name] = _plain(getattr(self, field.name))
+        found["passes"] = [_pass_as_json(step) for step in self.steps]
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write the JSON form, whole or not at all.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        text = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
+        try:
+            with io.replacing(path) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise FileError(
+                f"cannot be written: {error.strerror}",
+                where=str(path),
+                remedy="Choose another with --report",
+            ) from error
+
+    def show(self, console: Console, *, verbose: bool = False) -> None:
+        """Print what a person wants to know."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.source.path} → {self.output.path}", title_justify="left")
+        for heading in ("", "dense", "compressed", ""):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for row in self._rows():
+            table.add_row(*row)
+        console.print(table)
+        self._show_passes(console, verbose=verbose)
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        before, after = self.source.bytes, self.output.bytes
+        rows = [
+            (
+                "file",
+                f"{before / 1e6:.3f} MB",
+                f"{after / 1e6:.3f} MB",
+                f"{before / after:.2f}x",
+            )
+        ]
+        rows += [
+            (
+                f"latency, batch {found.batch}",
+                f"{found.dense:.3f} ms",
+                f"{found.compressed:.3f} ms",
+                f"{found.dense / found.compressed:.2f}x",
+            )
+            for found in self.latencies
+        ]
+        if self.quality is not None:
+            percent = self.quality.metric in {"accuracy", "topk"}
+            form = "{:.2%}" if percent else "{:.4f}"
+            rows.append(
+                (
+                    f"{self.quality.metric} ({self.quality.measured_on})",
+                    form.format(self.quality.dense),
+                    form.format(self.quality.compressed),
+                    "" if self.quality.verified else "UNVERIFIED",
+                )
+            )
+        return rows
+
+    def _show_passes(self, console: Console, *, verbose: bool) -> None:
+        from rich.table import Table
+
+        table = Table(title="passes", title_justify="left")
+        for heading in ("pass", "changed", "left alone", "seconds", "metric after"):
+            table.add_column(heading, justify="left" if heading == "pass" else "right")
+        after = self.quality.after if self.quality is not None else {}
+        for step in self.steps:
+            score = after.get(step.ran.name)
+            table.add_row(
+                step.ran.name,
+                str(len(step.result.changed)),
+                str(len(step.result.skipped)),
+                f"{step.seconds:.1f}",
+                "" if score is None else f"{score:.4f}",
+            )
+        console.print(table)
+        findings = [
+            (step.ran.name, found) for step in self.steps for found in step.result.skipped
+        ]
+        shown = findings if verbose else findings[:8]
+        for name, finding in shown:
+            console.print(f"  {name}: {finding}", highlight=False, markup=False)
+        if len(findings) > len(shown):
+            console.print(f"  and {len(findings) - len(shown)} more: see the report or use -v")
+
+
+def file_summary(path: Path, size: int | None = None) -> FileSummary:
+    """Measure a model file; ``size`` includes data files where it is known."""
+    return FileSummary(
+        path=str(path),
+        bytes=path.stat().st_size if size is None else size,
+        sha256=io.file_hash(path),
+    )
+
+
+def data_summary(
+    data: Samples | None, held_out: Samples | None, *, given: bool
+) -> DataSummary:
+    """Describe what a compile worked on."""
+    return DataSummary(
+        origin="given" if given else "synthesised",
+        training=data.count if data is not None else 0,
+        held_out=held_out.count if held_out is not None else 0,
+        labels=data is not None and data.has_labels,
+    )
+
+
+def versions() -> dict[str, str]:
+    """The program, Python, the runtime and the libraries that shape the result."""
+    from gpusq_compiler.runtime import flavour
+
+    found = {"gpusq-compiler": importlib.metadata.version("gpusq-compiler")}
+    found["python"] = platform.python_version()
+    found |= flavour.installed()
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _pass_as_json(step: PassReport) -> dict[str, object]:
+    result = step.result
+    return {
+        "pass": step.ran.name,
+        "options": options.dump(step.ran),
+        "seconds": round(step.seconds, 3),
+        "changed": list(result.changed),
+        "left_alone": _plain(result.skipped),
+        "metrics": _plain(result.metrics),
+        "tables": _plain(result.tables),
+        "series": _plain(result.series),
+    }
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

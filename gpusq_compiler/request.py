@@ -1,0 +1,146 @@
+"""What one compile was asked, where its files go, and the folder it works in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.errors import FileError, OptionError
+from gpusq_compiler.ir import io
+from gpusq_compiler.runtime.events import Events, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+
+    from gpusq_compiler.recipe import Plan
+
+TARGETS = ("onnxruntime",)
+DEVICES = ("cpu", "cuda", "auto")
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """The arguments of `compile.compile_model`, which explains them."""
+
+    source: Path
+    data: object = None
+    eval_data: object = None
+    metric: str | None = None
+    teacher: Path | None = None
+    target: str = "onnxruntime"
+    out: Path | None = None
+    report: Path | None = None
+    workdir: Path = Path(".gpusq")
+    budget: float | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    resume: bool = False
+    events: Events = Silent()
+
+    def __post_init__(self) -> None:
+        """Refuse values that no choice allows."""
+        for name, value, allowed in (
+            ("--target", self.target, TARGETS),
+            ("--device", self.device, DEVICES),
+        ):
+            if value not in allowed:
+                raise OptionError(
+                    f"'{value}' is not known",
+                    where=name,
+                    remedy=f"Known: {', '.join(allowed)}",
+                )
+        for name, number in (("--budget", self.budget), ("threads", self.threads)):
+            if number is not None and not 0 < number < float("inf"):
+                raise OptionError(f"{number} is not a positive number", where=name)
+
+    @property
+    def output(self) -> Path:
+        """The model that is written."""
+        return self.out or Path(f"{self.source.stem}.gpusq.onnx")
+
+    @property
+    def report_file(self) -> Path:
+        """The JSON report that is written."""
+        return self.report or self.output.with_suffix(".json")
+
+    def require_outputs(self, model: ir.Model) -> None:
+        """Both outputs must be writable, and no file that is read.
+
+        Raises:
+            FileError: One is not.
+        """
+        read = (self.source, self.teacher, self.data, self.eval_data)
+        inputs = {Path(path).resolve() for path in read if isinstance(path, str | Path)}
+        for path in (self.output, self.report_file):
+            io.require_writable(path, model)
+            if path.resolve() in inputs:
+                raise FileError(
+                    "is an input and would be overwritten",
+                    where=str(path),
+                    remedy="Choose another output with -o or --report",
+                )
+        if self.report_file.resolve() == self.output.resolve():
+            raise FileError(
+                "model and report would be one file",
+                where=str(self.output),
+                remedy="Choose another with --report",
+            )
+
+
+@contextlib.contextmanager
+def workdir_of(plan: Plan, request: Request) -> Iterator[Path]:
+    """The folder of this very request.
+
+    Emptied at the start unless the request resumes; removed at the end, but kept when a run
+    that has checkpoints does not reach its end.
+
+    Raises:
+        FileError: It cannot be made.
+    """
+    folder = request.workdir / _key(plan, request)
+    try:
+        if folder.exists() and not request.resume:
+            shutil.rmtree(folder)
+        elif request.resume and not folder.exists():
+            request.events.note("nothing to resume: starting from the beginning")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"the working folder cannot be made: {error.strerror}",
+            where=str(folder),
+            remedy="Choose another with --workdir",
+        ) from error
+    finished = False
+    try:
+        yield folder
+        finished = True
+    finally:
+        if finished or not (folder / CHECKPOINTS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                request.workdir.rmdir()
+
+
+def _key(plan: Plan, request: Request) -> str:
+    digest = hashlib.sha256(plan.text().encode())
+    digest.update(io.file_hash(request.source).encode())
+    for source in (request.data, request.teacher, request.budget):
+        digest.update(_fingerprint(source).encode())
+    return digest.hexdigest()[:16]
+
+
+def _fingerprint(source: object) -> str:
+    """Identity of an input: path, size and time of files, the type of objects in memory."""
+    if not isinstance(source, str | Path):
+        return repr(source) if isinstance(source, float | None) else type(source).__name__
+    path = Path(str(source).partition(".py:")[0] + ".py" if ".py:" in str(source) else source)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
+    return f"{source}:{stats}"

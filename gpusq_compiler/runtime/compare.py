@@ -1,0 +1,113 @@
+"""How far the outputs of two models are apart, over samples, in constant memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.errors import ModelError
+from gpusq_compiler.runtime.events import Events, Silent
+from gpusq_compiler.runtime.metrics import Difference
+from gpusq_compiler.runtime.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+
+    from gpusq_compiler.runtime.samples import Array, Feeds, Samples
+
+BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputDifference:
+    """One output of two models.
+
+    Attributes:
+        cosine: Cosine of all values of the output, flattened.
+        sqnr: Energy of the first model's output to that of the difference, in dB.
+        max_error: Largest absolute difference.
+        agreement: Fraction of rows with the same largest entry; None unless of rank 2.
+    """
+
+    cosine: float
+    sqnr: float
+    max_error: float
+    agreement: float | None
+
+
+def compare(
+    reference: ir.Model,
+    model: ir.Model,
+    samples: Samples,
+    *,
+    batch_size: int = BATCH_SIZE,
+    threads: int | None = None,
+    device: str = "cpu",
+    events: Events | None = None,
+) -> dict[str, OutputDifference]:
+    """The difference of every output of ``model`` to that of the same name of ``reference``.
+
+    Raises:
+        ModelError: Inputs, outputs or their shapes differ.
+    """
+    events = events or Silent()
+    first = Session(reference, threads=threads, device=device)
+    second = Session(model, threads=threads, device=device)
+    sums: dict[str, Difference] = {}
+    agreed: dict[str, list[int]] = {}
+    events.begin("compare", samples.count)
+    done = 0
+    for feeds, wanted, found in paired(first, second, samples, batch_size):
+        for name, b in wanted.items():
+            sums.setdefault(name, Difference()).update(found[name], b)
+            if b.ndim == 2:
+                same = found[name].argmax(axis=1) == b.argmax(axis=1)
+                agreed.setdefault(name, []).append(int(same.sum()))
+        done += max((len(value) for value in feeds.values() if value.ndim), default=1)
+        events.advance(done)
+    events.end()
+    return {
+        name: OutputDifference(
+            cosine=total.cosine,
+            sqnr=total.sqnr,
+            max_error=total.max_error,
+            agreement=sum(agreed[name]) / samples.count if name in agreed else None,
+        )
+        for name, total in sums.items()
+    }
+
+
+def paired(
+    reference: Session, model: Session, samples: Samples, batch_size: int
+) -> Iterator[tuple[Feeds, dict[str, Array], dict[str, Array]]]:
+    """Feeds and numeric outputs of both models for every batch: reference first.
+
+    Raises:
+        ModelError: Inputs, outputs or their shapes differ.
+    """
+    _same("inputs", [i.name for i in reference.inputs], [i.name for i in model.inputs])
+    _same("outputs", reference.outputs, model.outputs)
+    size = reference.batch or model.batch or batch_size
+    runs = zip(reference.over(samples, size), model.over(samples, size), strict=True)
+    for (feeds, wanted), (_, found) in runs:
+        for name, b in wanted.items():
+            if b.shape != found[name].shape:
+                raise ModelError(
+                    f"has shape {list(found[name].shape)} in one model and "
+                    f"{list(b.shape)} in the other",
+                    where=f"output '{name}'",
+                    remedy="Compare models of the same task",
+                )
+        numeric = [name for name, b in wanted.items() if b.dtype.kind in "iufV"]
+        yield feeds, {n: wanted[n] for n in numeric}, {n: found[n] for n in numeric}
+
+
+def _same(what: str, first: list[str], second: list[str]) -> None:
+    if sorted(first) != sorted(second):
+        raise ModelError(
+            f"the models have different {what}: {', '.join(first)} and {', '.join(second)}",
+            where="compare",
+            remedy="Compare models of the same task",
+        )

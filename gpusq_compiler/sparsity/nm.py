@@ -1,0 +1,153 @@
+"""N:M masks: in every m consecutive values along one axis at most n are not zero.
+
+    axis of length 8, 2:4    | 5  1 -7  2 | 0  3  3  3 |
+    kept (largest, ties low) | x  .  x  . | .  x  x  . |
+
+Groups never straddle anything that divides the axis into multiples of m, so the groups of a
+grouped convolution need no special care beyond `NM.fits`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpusq_compiler.errors import OptionError, PreconditionError
+
+_REMEDY = "Write N:M with 0 < N < M, as 2:4"
+
+
+@dataclasses.dataclass(frozen=True)
+class NM:
+    """A sparsity pattern: n values kept of every m.
+
+    Raises:
+        OptionError: Not ``0 < n < m``.
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n < self.m:
+            raise OptionError(
+                f"'{self}' is not a sparsity pattern",
+                remedy="Write N:M with 0 < N < M, as 2:4",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    @classmethod
+    def parse(cls, text: str) -> NM:
+        """Read what ``str`` wrote.
+
+        Raises:
+            OptionError: The text is no pattern.
+        """
+        found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
+        if found is None:
+            raise OptionError(
+                f"'{text}' is not a sparsity pattern",
+                remedy="Write N:M with 0 < N < M, as 2:4",
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def fits(self, length: int, groups: int = 1) -> bool:
+        """Whether an axis of this length, in ``groups`` equal parts, divides into m's."""
+        return length % (groups * self.m) == 0
+
+
+TWO_OF_FOUR = NM()
+"""What sparse tensor cores run."""
+
+
+def mask_of(
+    scores: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int
+) -> npt.NDArray[np.bool_]:
+    """True at the n largest scores of every group; ties keep the lowest index, NaN ranks last.
+
+    Args:
+        scores: Importance of each weight, as `scores.Score.importance` gives it; any rank.
+        pattern: How many of how many.
+        axis: The reduction axis.
+    """
+    groups, inner = _grouped(_ordered(scores), pattern, axis)
+    columns = np.moveaxis(groups, inner, 0)
+    better = np.zeros(columns.shape, dtype=np.uint16)
+    for late in range(pattern.m):
+        for early in range(late):
+            early_wins = columns[early] >= columns[late]
+            better[late] += early_wins
+            better[early] += ~early_wins
+    return np.moveaxis(better < pattern.n, 0, inner).reshape(scores.shape)
+
+
+def mask_from_zeros(
+    weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int
+) -> npt.NDArray[np.bool_]:
+    """The mask that a sparse weight implies: non-zeros first, then the lowest index.
+
+    Exactly n are kept in every group, so a weight that trained to zero may leave it again.
+    """
+    return mask_of(weight != 0, pattern, axis=axis)
+
+
+def violations(
+    weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int
+) -> npt.NDArray[np.int64]:
+    """Indices of the groups with more than n non-zeros, for float weights or integer codes.
+
+    Groups are counted in C order of the weight's shape with ``axis`` divided by m; `describe`
+    reads such an index.
+    """
+    groups, inner = _grouped(weight, pattern, axis)
+    return np.flatnonzero(np.count_nonzero(groups != 0, axis=inner) > pattern.n)
+
+
+def describe(
+    weight: npt.NDArray[Any], group: int, pattern: NM = TWO_OF_FOUR, *, axis: int
+) -> str:
+    """Where a group is and what it holds: ``[3, 8:12] = 0.5, 0, -1, 2``."""
+    groups, inner = _grouped(weight, pattern, axis)
+    outer = groups.shape[:inner] + groups.shape[inner + 1 :]
+    index = [int(i) for i in np.unravel_index(group, outer)]
+    values = np.moveaxis(groups, inner, -1)[tuple(index)].astype(np.float64)
+    start = index[inner - 1] * pattern.m
+    place = [str(i) for i in index]
+    place[inner - 1] = f"{start}:{start + pattern.m}"
+    return f"[{', '.join(place)}] = {', '.join(f'{value:.6g}' for value in values)}"
+
+
+def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
+    """Fraction of the sum of magnitudes that the mask keeps; 1 for a weight of zeros."""
+    magnitude = np.abs(weight.astype(np.float32))
+    total = float(magnitude.sum(dtype=np.float64))
+    return float(magnitude.sum(where=mask, dtype=np.float64)) / total if total else 1.0
+
+
+def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:
+    """The values with ``axis`` split into (groups, m), and where the m now is; no copy."""
+    if not -values.ndim <= axis < values.ndim:
+        raise PreconditionError(f"a weight of rank {values.ndim} has no axis {axis}")
+    axis %= values.ndim
+    length = values.shape[axis]
+    if not pattern.fits(length):
+        raise PreconditionError(
+            f"{pattern} sparsity needs a multiple of {pattern.m} along axis {axis}, "
+            f"which has {length}"
+        )
+    split = (length // pattern.m, pattern.m)
+    return values.reshape(*values.shape[:axis], *split, *values.shape[axis + 1 :]), axis + 1
+
+
+def _ordered(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Scores in a type that numpy compares fast and that has no NaN; the order is the same."""
+    if scores.dtype.kind in "iub":
+        return scores
+    wide = scores if scores.dtype == np.float64 else scores.astype(np.float32)
+    return np.where(np.isnan(wide), -np.inf, wide)

@@ -1,0 +1,37 @@
+"""How long to train by default: a pure function of the model and the number of samples."""
+
+from __future__ import annotations
+
+FEWEST_STEPS = 100
+MOST_EPOCHS = 120
+MAC_PER_SECOND = 8e9
+"""Multiply-adds per second of a forward pass on two CPU cores; a step costs three passes."""
+STEP_OVERHEAD = 0.008
+
+
+def default_batch_size(samples: int) -> int:
+    """A power of two between 8 and 64, about a sixteenth of the samples."""
+    size = 8
+    while size < 64 and size * 16 < samples:
+        size *= 2
+    return size
+
+
+def default_steps(parameters: int, operations: int, samples: int, batch_size: int) -> int:
+    """Steps for about 1 minute at 10^5 parameters and 8 minutes at 2 * 10^7, on 2 cores.
+
+    Args:
+        parameters: Trainable values.
+        operations: Multiply-adds per sample of a forward pass.
+        samples: Training samples; no sample is seen more than `MOST_EPOCHS` times.
+        batch_size: Samples per step.
+    """
+    seconds = 60 * max(parameters / 1e5, 0.5) ** 0.38
+    step = STEP_OVERHEAD + 3 * operations * batch_size / MAC_PER_SECOND
+    most = max(FEWEST_STEPS, MOST_EPOCHS * samples // batch_size)
+    return int(min(max(seconds / step, FEWEST_STEPS), most))
+
+
+def steps_within(seconds: float, seconds_per_step: float) -> int:
+    """Steps that fit a time budget, at least one; a tenth is kept for the looks at held-out."""
+    return max(1, int(0.9 * seconds / seconds_per_step))

@@ -1,0 +1,150 @@
+"""Training on ONNX Runtime: steps, looks at held-out samples, checkpoints, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.runtime import flavour
+from gpusq_compiler.train import probe, progress
+from gpusq_compiler.train.machine import LOSS, Machine
+from gpusq_compiler.train.optimizer import Schedule
+from gpusq_compiler.train.prepared import Prepared, prepare
+from gpusq_compiler.train.progress import Progress
+from gpusq_compiler.train.targets import Batches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpusq_compiler.runtime.samples import Array
+    from gpusq_compiler.train.job import TrainJob, TrainResult
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OrtTrainer:
+    """Trains with ONNX Runtime's gradient graphs and AdamW.
+
+    Attributes:
+        clip_norm: Bound of the gradients' common norm; None does not clip.
+        probe: Whether the first step runs in a process of its own first.
+    """
+
+    clip_norm: float | None = None
+    probe: bool = True
+
+    def fit(self, job: TrainJob) -> TrainResult:
+        """Train and return the best iterate; a finished run returns at once."""
+        flavour.require_training()
+        stored = progress.load(job)
+        if stored is not None and stored[0].step >= job.steps:
+            return stored[0].result(job)
+        prepared = prepare(job)
+        run = _Run(self, job, prepared)
+        if stored is not None:
+            run.resume(*stored)
+        return run.finish()
+
+    def seconds_per_step(self, job: TrainJob, steps: int = 5) -> float:
+        """Median time of a step, teacher and optimizer included; infinite if nothing trains."""
+        flavour.require_training()
+        prepared = prepare(job)
+        if not prepared.parameters:
+            return math.inf
+        run = _Run(self, dataclasses.replace(job, checkpoints=None), prepared)
+        times = []
+        for step in range(steps + 1):
+            started = time.perf_counter()
+            run.step(step)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times[1:])
+
+
+class _Run:
+    """One run of a job."""
+
+    def __init__(self, trainer: OrtTrainer, job: TrainJob, prepared: Prepared) -> None:
+        self._job = job
+        self._prepared = prepared
+        self._batches = Batches(job, prepared.loss)
+        self._progress = Progress(frozen=dict(prepared.frozen))
+        if trainer.probe and prepared.parameters:
+            self._probe()
+        schedule = Schedule(steps=job.steps, warmup=job.warmup)
+        self._machine = Machine(job, prepared, schedule, trainer.clip_norm)
+
+    def resume(self, found: Progress, arrays: Mapping[str, Array]) -> None:
+        """Go on from a checkpoint."""
+        self._progress = found
+        self._machine.load(arrays)
+        progress.restore_terms(self._prepared.loss.terms, arrays)
+
+    def finish(self) -> TrainResult:
+        """Do the steps that are left."""
+        job, state = self._job, self._progress
+        job.events.begin(job.label, job.steps)
+        try:
+            if not state.held_out:
+                self._look()
+            while state.step < job.steps and self._prepared.parameters:
+                scalars = self.step(state.step)
+                state.extend(scalars)
+                state.step += 1
+                if state.step % job.evaluate_every == 0 or state.step == job.steps:
+                    self._look()
+                job.events.advance(state.step, loss=scalars[LOSS])
+        finally:
+            job.events.end()
+        return state.result(job)
+
+    def step(self, step: int) -> dict[str, float]:
+        """One optimisation step; the scalars from before the update."""
+        scalars = self._machine.gradient(self._batches.training(step))
+        if not math.isfinite(scalars[LOSS]):
+            wrong = [name for name, value in scalars.items() if not math.isfinite(value)]
+            raise _not_finite(f"step {step}", [name for name in wrong if name != LOSS])
+        self._machine.update(step)
+        seen = {name: np.asarray(value) for name, value in scalars.items()}
+        for term in self._prepared.loss.terms:
+            term.observe(step, seen)
+        return scalars
+
+    def _look(self) -> None:
+        """Measure the held-out loss, keep the best iterate, write a checkpoint."""
+        state = self._progress
+        looks = [
+            (self._machine.loss(feeds) * count, count)
+            for feeds, count in self._batches.held_out(state.step)
+        ]
+        loss = sum(part for part, _ in looks) / max(1, sum(count for _, count in looks))
+        if not math.isfinite(loss):
+            raise _not_finite(f"step {state.step}, held-out samples", [])
+        if state.look(loss):
+            state.best, state.best_step = self._machine.values(), state.step
+        progress.save(self._job, state, self._machine.state(), self._prepared.loss.terms)
+
+    def _probe(self) -> None:
+        values = {name: p.value for name, p in self._prepared.parameters.items()}
+        wanted = {value.name for value in self._prepared.backward.get_inputs()}
+        feeds = {**self._batches.training(0), **values}
+        probe.survive(
+            self._prepared.gradient,
+            {name: array for name, array in feeds.items() if name in wanted},
+            [node.op_type for node in self._prepared.loss.model.graph.node],
+            self._job.workdir,
+            self._job.device,
+        )
+
+
+def _not_finite(where: str, series: list[str]) -> TrainingError:
+    culprit = f": {', '.join(series)}" if series else ""
+    return TrainingError(
+        f"the loss is not finite{culprit}",
+        where=where,
+        remedy="Lower the learning rate, or check the samples for values that are not finite",
+    )

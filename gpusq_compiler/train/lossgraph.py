@@ -1,0 +1,235 @@
+"""The student's training copy with the loss on top, its parameters moved to inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.runtime.samples import LABELS
+from gpusq_compiler.train.protograph import ProtoGraph, opset_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from gpusq_compiler.runtime.samples import Array
+    from gpusq_compiler.train.job import Loss
+    from gpusq_compiler.train.trainable import TrainingCopy
+
+TEACHER = "teacher."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossModel:
+    """What is differentiated, evaluated and fed.
+
+    Attributes:
+        model: Its outputs are the scalars of ``series``; parameters are still initializers.
+        loss: Name of the scalar that is minimised.
+        series: Other reported scalars: name of the series → tensor.
+        targets: Teacher tensors to feed, by the student's name.
+        terms: The terms that apply, in order.
+        labels: Whether ``labels`` is fed.
+    """
+
+    model: onnx.ModelProto
+    loss: str
+    series: Mapping[str, str]
+    targets: tuple[str, ...]
+    terms: tuple[Loss, ...]
+    labels: bool
+
+
+class TrainingGraph(ProtoGraph):
+    """Implements `LossGraph` on a training copy.
+
+    Args:
+        copy: Extended in place.
+        features: Critical layers.
+        with_teacher: Whether there is a teacher whose tensors can be fed.
+        with_labels: Whether the samples have labels.
+    """
+
+    def __init__(
+        self,
+        copy: TrainingCopy,
+        features: Sequence[str],
+        *,
+        with_teacher: bool,
+        with_labels: bool,
+    ) -> None:
+        super().__init__(copy.model.graph, opset_of(copy.model))
+        floats = {TensorProto.FLOAT, TensorProto.DOUBLE}
+        self._copy = copy
+        self._outputs = tuple(
+            v.name for v in copy.model.graph.output if v.type.tensor_type.elem_type in floats
+        )
+        self._features = tuple(features)
+        self._with_teacher = with_teacher
+        self._with_labels = with_labels
+        self.series: dict[str, str] = {}
+        self.fed: dict[str, str] = {}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's floating-point outputs."""
+        return self._outputs
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the critical layers' tensors."""
+        return self._features
+
+    @property
+    def labels(self) -> str | None:
+        """Name of the labels' input, None when there are none."""
+        if not self._with_labels:
+            return None
+        self._feed(LABELS, TensorProto.INT64, 1)
+        return LABELS
+
+    def student(self, name: str) -> str:
+        """The student's tensor of this name."""
+        return name
+
+    def teacher(self, name: str) -> str:
+        """The input through which the teacher's tensor of this name is fed.
+
+        Raises:
+            TrainingError: There is no teacher.
+        """
+        if not self._with_teacher:
+            raise TrainingError(
+                "a loss asks for the teacher and there is none",
+                where=f"tensor '{name}'",
+                remedy="Give one with --teacher",
+            )
+        fed = TEACHER + name
+        self._feed(fed, TensorProto.FLOAT, self.rank(name))
+        self.fed[name] = fed
+        return fed
+
+    def rank(self, name: str) -> int | None:
+        """Number of dimensions of a tensor of the student, where it is known."""
+        shape = self._copy.shapes.get(name)
+        return None if shape is None else len(shape)
+
+    def record(self, series: str, scalar: str) -> None:
+        """Also report this scalar at every step."""
+        self.series[series] = scalar
+
+    def declare(self, name: str, array: Array) -> None:
+        """Add an input that a loss feeds itself, like ``array``."""
+        self._feed(name, int(helper.np_dtype_to_tensor_dtype(array.dtype)), array.ndim)
+
+    def _feed(self, name: str, kind: int, rank: int | None) -> None:
+        if any(value.name == name for value in self.graph.input):
+            return
+        shape = None if rank is None else [f"{name}.{axis}" for axis in range(rank)]
+        self.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+
+
+def loss_model(
+    copy: TrainingCopy,
+    terms: Sequence[Loss],
+    features: Sequence[str],
+    *,
+    with_teacher: bool,
+    with_labels: bool,
+) -> LossModel:
+    """Put the loss on a training copy, which is used up.
+
+    Raises:
+        TrainingError: No term applies.
+    """
+    graph = TrainingGraph(copy, features, with_teacher=with_teacher, with_labels=with_labels)
+    kept: list[Loss] = []
+    weighted: list[str] = []
+    for term in terms:
+        scalar = _term(graph, term)
+        if scalar is None:
+            continue
+        kept.append(term)
+        graph.record(_free(graph.series, term.name), scalar)
+        weighted.append(graph.node("Mul", scalar, graph.constant(float(term.weight))))
+    if not weighted:
+        raise TrainingError(
+            f"none of the losses {', '.join(term.name for term in terms)} applies",
+            where="losses",
+            remedy="Give a teacher or labels, or choose losses that fit the outputs",
+        )
+    loss = _sum(graph, weighted)
+    series = _distinct(graph)
+    _only_outputs(copy.model, [loss, *series.values()])
+    return LossModel(
+        model=copy.model,
+        loss=loss,
+        series=series,
+        targets=tuple(graph.fed),
+        terms=tuple(kept),
+        labels=any(value.name == LABELS for value in copy.model.graph.input),
+    )
+
+
+def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.ModelProto:
+    """A copy of the model in which these initializers are inputs."""
+    moved = onnx.ModelProto()
+    moved.CopyFrom(model)
+    graph = moved.graph
+    kept = [tensor for tensor in graph.initializer if tensor.name not in parameters]
+    gone = [tensor for tensor in graph.initializer if tensor.name in parameters]
+    declared = {value.name for value in graph.input}
+    graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in gone
+        if tensor.name not in declared
+    )
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    if all(entry.domain != "com.microsoft" for entry in moved.opset_import):
+        moved.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return moved
+
+
+def _term(graph: TrainingGraph, term: Loss) -> str | None:
+    """The term's scalar, None where something that it needs is missing."""
+    if term.weight == 0 or (term.needs_teacher and not graph._with_teacher):
+        return None
+    if term.needs_labels and not graph._with_labels:
+        return None
+    if term.host_inputs:
+        arrays = term.feeds(0)
+        for name in term.host_inputs:
+            graph.declare(name, np.asarray(arrays[name]))
+    return term.build(graph)
+
+
+def _sum(graph: TrainingGraph, weighted: Sequence[str]) -> str:
+    total = weighted[0]
+    for scalar in weighted[1:]:
+        total = graph.node("Add", total, scalar)
+    return total
+
+
+def _distinct(graph: TrainingGraph) -> dict[str, str]:
+    """Give every series an output of its own, even where two share a tensor."""
+    return {series: graph.node("Identity", scalar) for series, scalar in graph.series.items()}
+
+
+def _only_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in names
+    )
+
+
+def _free(taken: Collection[str], wanted: str) -> str:
+    number = 2
+    name = wanted
+    while name in taken:
+        name, number = f"{wanted}#{number}", number + 1
+    return name

@@ -1,0 +1,168 @@
+"""What is fed at a step: the samples of the batch and what the teacher says about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpusq_compiler.errors import DataError, TrainingError
+from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, training_rows
+from gpusq_compiler.runtime.session import Session, fixed_batch, input_specs
+from gpusq_compiler.train.lossgraph import TEACHER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from gpusq_compiler.train.job import TrainJob
+    from gpusq_compiler.train.lossgraph import LossModel
+
+CACHE_LIMIT = 256 << 20
+"""Teacher tensors of a set of samples are kept when they need at most this many bytes."""
+
+
+class Batches:
+    """Feeds of the loss graph, but for its parameters.
+
+    Args:
+        job: Gives samples and teacher.
+        loss: Says what is fed.
+    """
+
+    def __init__(self, job: TrainJob, loss: LossModel) -> None:
+        self._job = job
+        self._loss = loss
+        self._inputs = [spec.name for spec in input_specs(job.student)]
+        self._wide = {
+            value.name: np.dtype(np.float32)
+            for value in loss.model.graph.input
+            if value.type.tensor_type.elem_type == 1
+        }
+        self.size = fixed_batch(job.student) or job.batch_size
+        self._teacher = _Teacher(job, loss.targets) if loss.targets else None
+        epochs = job.steps * self.size / max(1, job.data.count)
+        self._known = self._remembered(job.data) if epochs > 1 else None
+        self._held_out: list[tuple[Feeds, int]] | None = None
+
+    def training(self, step: int) -> Feeds:
+        """The feeds of one training step: a pure function of the job and the step."""
+        rows = training_rows(self._job.data.count, self.size, self._job.seed, step)
+        known = {name: values[rows] for name, values in (self._known or {}).items()}
+        return {**self._batch(self._job.data, rows, known), **self._hosted(step)}
+
+    def held_out(self, step: int) -> Iterator[tuple[Feeds, int]]:
+        """The held-out samples in batches, each with its number of samples.
+
+        A model of fixed batch size sees some samples twice, so that the last batch is full.
+        """
+        if self._held_out is None:
+            batches = list(self._looks())
+            if _bytes(feeds for feeds, _ in batches) <= CACHE_LIMIT:
+                self._held_out = batches
+        else:
+            batches = self._held_out
+        hosted = self._hosted(step)
+        for feeds, count in batches:
+            yield {**feeds, **hosted}, count
+
+    def _looks(self) -> Iterator[tuple[Feeds, int]]:
+        samples = self._job.held_out
+        fixed = fixed_batch(self._job.student) is not None
+        for first in range(0, samples.count, self.size):
+            rows = np.arange(first, first + self.size)
+            rows = rows % samples.count if fixed else rows[rows < samples.count]
+            yield self._batch(samples, rows, {}), len(rows)
+
+    def _batch(
+        self, samples: Samples, rows: npt.NDArray[np.int64], known: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        taken = samples.take(rows)
+        feeds = {name: self._fitting(name, taken[name]) for name in self._inputs}
+        if self._loss.labels:
+            labels = np.asarray(taken[LABELS])
+            if labels.size != len(rows):
+                raise DataError(
+                    f"labels have shape {list(labels.shape)}, not one class id per sample",
+                    where=LABELS,
+                    remedy="Give int64 labels of shape [samples]",
+                )
+            feeds[LABELS] = labels.reshape(-1).astype(np.int64)
+        if self._teacher is not None:
+            targets = known or self._teacher(taken)
+            feeds.update({TEACHER + name: value for name, value in targets.items()})
+        return feeds
+
+    def _fitting(self, name: str, array: Array) -> Array:
+        return np.ascontiguousarray(array, dtype=self._wide.get(name))
+
+    def _hosted(self, step: int) -> Feeds:
+        hosted: dict[str, Array] = {}
+        for term in self._loss.terms:
+            if term.host_inputs:
+                given = term.feeds(step)
+                hosted.update({name: np.asarray(given[name]) for name in term.host_inputs})
+        return hosted
+
+    def _remembered(self, samples: Samples) -> dict[str, Array] | None:
+        """The teacher's tensors for every sample, in an order that no resume changes."""
+        if self._teacher is None or samples.count == 0:
+            return None
+        one = self._teacher(samples.take(np.zeros(self.size, dtype=np.int64)))
+        if any(len(value) != self.size for value in one.values() if value.ndim) or any(
+            value.ndim == 0 for value in one.values()
+        ):
+            return None
+        if _bytes([one]) / self.size * samples.count > CACHE_LIMIT:
+            return None
+        return self._teacher.everywhere(samples, self.size)
+
+
+class _Teacher:
+    """The teacher's tensors under the student's names, as float32."""
+
+    def __init__(self, job: TrainJob, targets: tuple[str, ...]) -> None:
+        assert job.teacher is not None
+        self._names = {name: _counterpart(job, job.teacher, name) for name in targets}
+        self._session = Session(
+            job.teacher,
+            outputs=list(dict.fromkeys(self._names.values())),
+            threads=job.threads,
+            device=job.device,
+            workdir=job.workdir,
+        )
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        return self._renamed(self._session(feeds))
+
+    def everywhere(self, samples: Samples, size: int) -> dict[str, Array]:
+        """All samples, in order."""
+        parts = [self._renamed(found) for _, found in self._session.over(samples, size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
+
+    def _renamed(self, found: Feeds) -> dict[str, Array]:
+        return {
+            name: np.ascontiguousarray(found[theirs], dtype=np.float32)
+            for name, theirs in self._names.items()
+        }
+
+
+def _counterpart(job: TrainJob, teacher: ir.Model, name: str) -> str:
+    """The teacher's tensor of the same name, or its output in the same place."""
+    theirs = {value.name for node in teacher.graph for value in node.outputs}
+    if name in theirs:
+        return name
+    outputs = [value.name for value in job.student.graph.outputs]
+    if name in outputs and len(outputs) == len(teacher.graph.outputs):
+        return teacher.graph.outputs[outputs.index(name)].name or ""
+    raise TrainingError(
+        "the teacher has no tensor of this name",
+        where=f"tensor '{name}'",
+        remedy="Give a teacher with the same tensor names, or leave the feature out",
+    )
+
+
+def _bytes(feeds: Iterable[Feeds]) -> int:
+    return sum(array.nbytes for batch in feeds for array in batch.values())

@@ -1,0 +1,99 @@
+"""Looking at the model while it is compiled: is it still the same, how good, how fast?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpusq_compiler.calibration.batches import Subset
+from gpusq_compiler.errors import PostconditionError
+from gpusq_compiler.runtime.compare import compare
+from gpusq_compiler.runtime.latency import interleaved
+from gpusq_compiler.runtime.session import Session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from gpusq_compiler.calibration.evaluate import Evaluator
+    from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.passes.pipeline import PassReport
+
+LATENCY_BATCHES = (1, 32)
+LATENCY_SECONDS = 1.0
+SAME_FUNCTION = 1 - 1e-4
+DENSE = "dense"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Median milliseconds of one batch on ONNX Runtime, both models run in turn."""
+
+    batch: int
+    dense: float
+    compressed: float
+
+
+class Watch:
+    """Checks and scores the model after every pass.
+
+    Args:
+        dense: The model as it was read; not modified.
+        ctx: Its data serve the checks.
+        evaluator: The metric; None leaves the scores out.
+    """
+
+    def __init__(self, dense: ir.Model, ctx: Context, evaluator: Evaluator | None) -> None:
+        self._dense = dense
+        self._ctx = ctx
+        self._evaluator = evaluator
+        self._lossy = False
+        self.scores: dict[str, float] = {}
+        if evaluator is not None:
+            self.scores[DENSE] = evaluator(dense)
+
+    def __call__(self, report: PassReport, model: ir.Model) -> None:
+        """Hold a function-preserving pass to its word; score the model.
+
+        Raises:
+            PostconditionError: The outputs moved though the pass says that they do not.
+        """
+        self._lossy = self._lossy or report.ran.lossy
+        if not report.changes:
+            return
+        if not self._lossy:
+            self._require_same(report, model)
+        if self._evaluator is not None:
+            self.scores[report.ran.name] = self._evaluator(model)
+
+    def _require_same(self, report: PassReport, model: ir.Model) -> None:
+        if self._ctx.data is None:
+            return
+        few = Subset(self._ctx.data, np.arange(min(8, self._ctx.data.count)))
+        found = compare(self._dense, model, few, threads=self._ctx.threads)
+        for name, difference in found.items():
+            if difference.max_error > 0 and difference.cosine < SAME_FUNCTION:
+                raise PostconditionError(
+                    f"moved output '{name}' to a cosine of {difference.cosine:.6f}",
+                    where=f"pass '{report.ran.name}'",
+                    remedy="This is a bug of the pass: nothing was written",
+                )
+
+    def latencies(self, model: ir.Model) -> tuple[Latency, ...]:
+        """Dense and compressed on this machine, at a few batch sizes."""
+        if self._ctx.data is None:
+            return ()
+        sessions = [
+            Session(m, threads=self._ctx.threads, device=self._ctx.device)
+            for m in (self._dense, model)
+        ]
+        fixed = sessions[0].batch
+        measured = []
+        for batch in LATENCY_BATCHES if fixed is None else (fixed,):
+            rows = np.arange(batch) % self._ctx.data.count
+            feeds = self._ctx.data.take(rows)
+            times = interleaved(sessions, feeds, seconds=LATENCY_SECONDS)
+            dense, compressed = (1000 * seconds for seconds in times)
+            measured.append(Latency(batch=batch, dense=dense, compressed=compressed))
+        return tuple(measured)
