@@ -1,7 +1,10 @@
-"""N:M masks: in every m consecutive values along one axis at most n are not zero.
+"""N:M masks: of every m consecutive values, or pairs, along one axis at most n are not zero.
 
     axis of length 8, 2:4    | 5  1 -7  2 | 0  3  3  3 |
     kept (largest, ties low) | x  .  x  . | .  x  x  . |
+
+    axis of length 8, 4:8-pairs    | (5 1) (-7 2) (0 3) (3 3) |
+    kept (largest sum of the pair) | (. .) ( x x) (. .) (x x) |
 
 Groups never straddle anything that divides the axis into multiples of m, so the groups of a
 grouped convolution need no special care beyond `NM.fits`.
@@ -18,12 +21,18 @@ import numpy.typing as npt
 
 from gpusq_compiler.errors import OptionError, PreconditionError
 
-_REMEDY = "Write N:M with 0 < N < M, as 2:4"
+_REMEDY = "Write N:M with 0 < N < M, as 2:4, or pairs of values, as 4:8-pairs"
 
 
 @dataclasses.dataclass(frozen=True)
 class NM:
-    """A sparsity pattern: n values kept of every m.
+    """A sparsity pattern: n units kept of every m.
+
+    Attributes:
+        n: Units kept.
+        m: Units in a group.
+        unit: Consecutive values that live or die together: 1, or 2 for pairs, the form in
+            which Sparse Tensor Cores take 4-bit weights.
 
     Raises:
         OptionError: Not ``0 < n < m``.
@@ -31,16 +40,20 @@ class NM:
 
     n: int = 2
     m: int = 4
+    unit: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
-            raise OptionError(
-                f"'{self}' is not a sparsity pattern",
-                remedy="Write N:M with 0 < N < M, as 2:4",
-            )
+            raise OptionError(f"'{self}' is not a sparsity pattern", remedy=_REMEDY)
 
     def __str__(self) -> str:
-        return f"{self.n}:{self.m}"
+        pairs = "-pairs" if self.unit == 2 else ""
+        return f"{self.n * self.unit}:{self.span}{pairs}"
+
+    @property
+    def span(self) -> int:
+        """Values in a group."""
+        return self.m * self.unit
 
     @classmethod
     def parse(cls, text: str) -> NM:
@@ -49,17 +62,17 @@ class NM:
         Raises:
             OptionError: The text is no pattern.
         """
-        found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text.strip())
+        found = re.fullmatch(r"(\d{1,4}):(\d{1,4})(-pairs)?", text.strip())
         if found is None:
-            raise OptionError(
-                f"'{text}' is not a sparsity pattern",
-                remedy="Write N:M with 0 < N < M, as 2:4",
-            )
-        return cls(int(found[1]), int(found[2]))
+            raise OptionError(f"'{text}' is not a sparsity pattern", remedy=_REMEDY)
+        n, m, unit = int(found[1]), int(found[2]), 2 if found[3] else 1
+        if n % unit or m % unit:
+            raise OptionError(f"'{text}' does not consist of pairs", remedy=_REMEDY)
+        return cls(n // unit, m // unit, unit)
 
     def fits(self, length: int, groups: int = 1) -> bool:
-        """Whether an axis of this length, in ``groups`` equal parts, divides into m's."""
-        return length % (groups * self.m) == 0
+        """Whether an axis of this length, in ``groups`` equal parts, divides into groups."""
+        return length % (groups * self.span) == 0
 
 
 TWO_OF_FOUR = NM()
@@ -76,6 +89,10 @@ def mask_of(
         pattern: How many of how many.
         axis: The reduction axis.
     """
+    if pattern.unit > 1:
+        units = _units(_ordered(scores), pattern, axis).sum(axis=axis % scores.ndim + 1)
+        mask = mask_of(units, NM(pattern.n, pattern.m), axis=axis)
+        return np.repeat(mask, pattern.unit, axis=axis)
     groups, inner = _grouped(_ordered(scores), pattern, axis)
     columns = np.moveaxis(groups, inner, 0)
     better = np.zeros(columns.shape, dtype=np.uint16)
@@ -105,8 +122,11 @@ def violations(
     Groups are counted in C order of the weight's shape with ``axis`` divided by m; `describe`
     reads such an index.
     """
-    groups, inner = _grouped(weight, pattern, axis)
-    return np.flatnonzero(np.count_nonzero(groups != 0, axis=inner) > pattern.n)
+    alive = weight != 0
+    if pattern.unit > 1:
+        alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
+    groups, inner = _grouped(alive, NM(pattern.n, pattern.m), axis)
+    return np.flatnonzero(np.count_nonzero(groups, axis=inner) > pattern.n)
 
 
 def describe(
@@ -117,9 +137,9 @@ def describe(
     outer = groups.shape[:inner] + groups.shape[inner + 1 :]
     index = [int(i) for i in np.unravel_index(group, outer)]
     values = np.moveaxis(groups, inner, -1)[tuple(index)].astype(np.float64)
-    start = index[inner - 1] * pattern.m
+    start = index[inner - 1] * pattern.span
     place = [str(i) for i in index]
-    place[inner - 1] = f"{start}:{start + pattern.m}"
+    place[inner - 1] = f"{start}:{start + pattern.span}"
     return f"[{', '.join(place)}] = {', '.join(f'{value:.6g}' for value in values)}"
 
 
@@ -131,18 +151,27 @@ def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> flo
 
 
 def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:
-    """The values with ``axis`` split into (groups, m), and where the m now is; no copy."""
+    """The values with ``axis`` split into (groups, span) and the span's axis; no copy."""
     if not -values.ndim <= axis < values.ndim:
         raise PreconditionError(f"a weight of rank {values.ndim} has no axis {axis}")
     axis %= values.ndim
     length = values.shape[axis]
     if not pattern.fits(length):
         raise PreconditionError(
-            f"{pattern} sparsity needs a multiple of {pattern.m} along axis {axis}, "
+            f"{pattern} sparsity needs a multiple of {pattern.span} along axis {axis}, "
             f"which has {length}"
         )
-    split = (length // pattern.m, pattern.m)
+    split = (length // pattern.span, pattern.span)
     return values.reshape(*values.shape[:axis], *split, *values.shape[axis + 1 :]), axis + 1
+
+
+def _units(values: npt.NDArray[Any], pattern: NM, axis: int) -> npt.NDArray[Any]:
+    """The values with ``axis`` split into (units, values of a unit)."""
+    _grouped(values, pattern, axis)  # refuses an axis that does not divide
+    axis %= values.ndim
+    shape = values.shape
+    split = (shape[axis] // pattern.unit, pattern.unit)
+    return values.reshape(*shape[:axis], *split, *shape[axis + 1 :])
 
 
 def _ordered(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:

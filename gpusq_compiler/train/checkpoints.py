@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -52,7 +52,8 @@ class FolderCheckpoints:
         temporary = path.with_suffix(".tmp")
         text = np.frombuffer(json.dumps(dict(state)).encode(), dtype=np.uint8)
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{STATE: text}, **dict(arrays))
+            everything: dict[str, Any] = {STATE: text, **arrays}
+            np.savez(file, **everything)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -90,7 +90,9 @@ def test_no_digit_is_in_both_parts() -> None:
 
 
 def test_split_is_stratified() -> None:
-    train, test = (np.bincount(digits(part)["labels"], minlength=10) for part in ("train", "test"))
+    train, test = (
+        np.bincount(digits(part)["labels"], minlength=10) for part in ("train", "test")
+    )
     expected = (train + test) * 500 / 1797
     assert np.abs(test - expected).max() < 1
 
@@ -98,7 +100,8 @@ def test_split_is_stratified() -> None:
 def test_digits_are_those_of_scikit_learn() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     source = datasets.load_digits()
-    known = {(x.astype(np.float32) / 16).tobytes(): y for x, y in zip(source.images, source.target)}
+    images = (source.images / 16).astype(np.float32)
+    known = {x.tobytes(): int(y) for x, y in zip(images, source.target, strict=True)}
     for part in ("train", "test"):
         data = digits(part)
         assert [known[x.tobytes()] for x in data["x"]] == data["labels"].tolist()
@@ -186,7 +189,9 @@ def test_residual_network_has_three_stages_and_enough_weights() -> None:
 # how they were made
 
 
-def test_running_statistics_are_those_of_the_training_digits(architectures: ModuleType) -> None:
+def test_running_statistics_are_those_of_all_training_digits(
+    architectures: ModuleType,
+) -> None:
     x = digits("train")["x"]
     shipped = onnx.load(MODELS / "resnet_digits.onnx")
     values = {t.name: onnx.numpy_helper.to_array(t) for t in shipped.graph.initializer}
@@ -221,3 +226,24 @@ def test_same_seed_gives_the_same_start_and_another_seed_another(
     )
     assert first == again
     assert first != other
+
+
+@pytest.mark.training
+def test_training_again_gives_a_valid_file_and_the_same_bytes(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(MODELS))
+    train = importlib.import_module("train")
+    first, again = tmp_path / "first.onnx", tmp_path / "again.onnx"
+    for path in (first, again):
+        train.main([name, "--steps", "3", "-o", str(path)])
+    assert "3 steps" in capsys.readouterr().out
+    assert first.read_bytes() == again.read_bytes()
+    model = onnx.load(first)
+    onnx.checker.check_model(model, full_check=True)
+    assert structure(model) == structure(onnx.load(MODELS / f"{name}.onnx"))
+    assert first.read_bytes() != (MODELS / f"{name}.onnx").read_bytes()
+    assert str(tmp_path) not in first.read_bytes().decode("latin-1")

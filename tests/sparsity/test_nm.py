@@ -71,7 +71,7 @@ def test_mask_is_the_best_of_all_choices_and_ties_keep_the_lowest(
         # Combinations come in lexicographic order, so max() prefers the lowest indices.
         best = max(
             itertools.combinations(range(pattern.m), pattern.n),
-            key=lambda chosen: magnitude[list(chosen)].sum(),  # noqa: B023
+            key=lambda chosen: magnitude[list(chosen)].sum(),
         )
         assert tuple(np.flatnonzero(kept)) == best
 
@@ -184,3 +184,43 @@ def test_fits_counts_the_groups_of_a_convolution() -> None:
     assert NM().fits(8, groups=2)
     assert not NM().fits(12, groups=2)
     assert not NM().fits(6)
+
+
+PAIRS = NM.parse("4:8-pairs")
+
+
+def test_pairs_are_read_and_written() -> None:
+    assert PAIRS == NM(2, 4, unit=2)
+    assert str(PAIRS) == "4:8-pairs"
+    assert PAIRS.span == 8
+    assert PAIRS.fits(16)
+    assert not PAIRS.fits(12)
+
+
+def test_odd_numbers_are_no_pairs() -> None:
+    with pytest.raises(OptionError, match="does not consist of pairs"):
+        NM.parse("3:8-pairs")
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_of_four_aligned_pairs_the_two_of_largest_sum_stay(axis: int) -> None:
+    weight = np.random.default_rng(axis % 2).standard_normal((16, 24)).astype(np.float32)
+    mask = mask_of(np.abs(weight), PAIRS, axis=axis)
+    lines = np.moveaxis(np.abs(weight), axis, -1).reshape(-1, 4, 2)
+    kept = np.moveaxis(mask, axis, -1).reshape(-1, 4, 2)
+    for pairs, stays in zip(lines, kept, strict=True):
+        best = max(
+            itertools.combinations(range(4), 2), key=lambda two: float(pairs[list(two)].sum())
+        )
+        assert [bool(pair.all()) for pair in stays] == [i in best for i in range(4)]
+        assert stays.sum() == 4
+    sparse = weight * mask
+    assert violations(sparse, PAIRS, axis=axis).size == 0
+    assert np.array_equal(mask_from_zeros(sparse, PAIRS, axis=axis), mask)
+
+
+def test_a_third_pair_is_a_violation_though_four_values_are_zero() -> None:
+    column = np.array([1, 0, 0, 2, 0, 3, 0, 0], dtype=np.float32)
+    assert violations(column, PAIRS, axis=0).tolist() == [0]
+    column[0] = 0
+    assert violations(column, PAIRS, axis=0).size == 0
