@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +24,19 @@ EPILOG = (
     "--traceback shows where an error comes from."
 )
 
+HELP = {"help_option_names": ["-h", "--help"]}
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(epilog=EPILOG, context_settings=HELP, invoke_without_command=True)
 @click.version_option(package_name="gpusq-compiler", prog_name="gpusq")
-def gpusq() -> None:
+@click.pass_context
+def gpusq(ctx: click.Context) -> None:
     """Turn an ONNX model into a 2:4 sparse INT8 one."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
-@gpusq.command("compile", epilog=EPILOG, no_args_is_help=True)
+@gpusq.command("compile", epilog=EPILOG, context_settings=HELP)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--passes", metavar="LIST", help="Passes by name: prune,qat")
 @click.option("--recipe", metavar="FILE|PRESET", help="TOML recipe in place of --passes")
@@ -72,6 +78,7 @@ def compile_command(**given: Any) -> None:
     plan = plan_of(given["passes"], given["recipe"], seed=given["seed"], overrides=overrides)
     request = Request(
         source=given["model"],
+        recipe=_path(given["recipe"]),
         data=given["data"],
         eval_data=given["eval_data"],
         metric=given["metric"],
@@ -198,44 +205,54 @@ def doctor_command() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point ``gpusq``."""
-    _run(gpusq, arguments)
+    _run("gpusq", gpusq, arguments)
 
 
 def compile_main(arguments: Sequence[str] | None = None) -> None:
     """Entry point ``gpusq-compile``."""
-    _run(compile_command, arguments)
+    _run("gpusq-compile", compile_command, arguments)
 
 
-def _run(command: click.Command, arguments: Sequence[str] | None) -> None:
+def _run(name: str, command: click.Command, arguments: Sequence[str] | None) -> None:
     """Run a command; every error becomes one line and an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given
     try:
-        command.main([a for a in given if a != "--traceback"], standalone_mode=False)
+        # Not command.main(), which prints an empty line of its own when interrupted.
+        with command.make_context(name, [a for a in given if a != "--traceback"]) as ctx:
+            command.invoke(ctx)
     except BaseException as error:
-        if traceback and not isinstance(error, SystemExit):
+        if traceback and not isinstance(error, SystemExit | click.exceptions.Exit):
             raise
         sys.exit(_explain(error))
 
 
 def _explain(error: BaseException) -> int:
     """Print one line for a person and choose the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        line, code = "interrupted; repeat the command with --resume to continue", INTERRUPTED
-    elif isinstance(error, GpusqError):
-        line, code = str(error), error.exit_code
-    elif isinstance(error, click.ClickException):
-        line, code = error.format_message(), OptionError.exit_code
-    elif isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError):
+        # Nobody reads on; the interpreter's own flush at the end must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if isinstance(error, KeyboardInterrupt):
+        click.echo(
+            "gpusq: interrupted; repeat the command with --resume to continue", err=True
+        )
+        return INTERRUPTED
+    if isinstance(error, GpusqError):
+        line, code = str(error), error.exit_code
+    elif isinstance(error, click.UsageError):
+        help_line = f"{error.ctx.command_path} --help" if error.ctx else "gpusq --help"
+        line, code = f"{error.format_message()} See: {help_line}", OptionError.exit_code
     elif isinstance(error, OSError):
         line, code = f"{error.filename or 'a file'}: {error.strerror}", CANNOT_WRITE
     else:
         kind = f"{type(error).__name__}: {first_line(error)}"
         line, code = f"internal error: {kind}. Repeat with --traceback and report it", BUG
-    click.echo(f"gpusq: {' '.join(line.split())}", err=True)
+    click.echo(f"gpusq: error: {' '.join(line.split())}", err=True)
     return code
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpusq_compiler import context
 from gpusq_compiler import recipe as recipes
+from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
-from gpusq_compiler.passes import options
+from gpusq_compiler.passes import facts, options
+from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.report import (
     CompileReport,
@@ -20,6 +23,7 @@ from gpusq_compiler.report import (
 from gpusq_compiler.request import Request, workdir_of
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
+from gpusq_compiler.runtime.session import providers
 from gpusq_compiler.watch import Watch
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from gpusq_compiler.calibration.evaluate import Evaluator
-    from gpusq_compiler.passes.base import Context, Pass
+    from gpusq_compiler.passes.base import Context
     from gpusq_compiler.recipe import Overrides, Plan
     from gpusq_compiler.runtime.events import Events
 
@@ -84,6 +88,7 @@ def compile_model(
     plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides)
     request = Request(
         source=Path(source),
+        recipe=None if recipe is None else Path(recipe),
         data=data,
         eval_data=eval_data,
         metric=metric,
@@ -103,14 +108,13 @@ def compile_model(
 
 def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
-    _require_runtime(plan)
-    model = io.load(request.source)
+    model = _checked_model(plan, request)
     request.require_outputs(model)
     with workdir_of(plan, request) as workdir:
         ctx = context.context_of(plan, model, request, workdir)
         evaluator = context.evaluator_of(model, request, ctx)
-        for step in plan.pipeline.passes:
-            request.events.note(_described(step, model, ctx))
+        for line in _described(plan, request, model, ctx):
+            request.events.note(line)
         watch = Watch(model.clone(), ctx, evaluator)
         steps = plan.pipeline.run(model, ctx, on_step=watch)
         latencies = watch.latencies(model)
@@ -134,20 +138,25 @@ def run(plan: Plan, request: Request) -> CompileReport:
 
 def preview(plan: Plan, request: Request) -> list[str]:
     """What would run, one line a pass, with the options that would take effect."""
-    _require_runtime(plan)
-    model = io.load(request.source)
-    with workdir_of(plan, request) as workdir:
-        ctx = context.context_of(plan, model, request, workdir)
-        return [_described(step, model, ctx) for step in plan.pipeline.passes]
+    model = _checked_model(plan, request)
+    with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
+        ctx = context.context_of(plan, model, request, Path(folder))
+        return _described(plan, request, model, ctx)
 
 
-def _described(step: Pass, model: ir.Model, ctx: Context) -> str:
-    """A pass and its options; under a time budget the steps are not known yet."""
-    if ctx.budget is None:
-        step = step.resolve(model, ctx)
-    values = options.dump(step).items()
-    text = ", ".join(f"{name}={_short(value)}" for name, value in values if value != [])
-    return f"{step.name:14} {text}".rstrip()
+def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> list[str]:
+    """Passes and their options; under a time budget the steps are not known yet."""
+    canonical = Canonicalize()(model)
+    lines = []
+    if request.data is None:
+        doubt = "" if request.verified else ", accuracy is unverified"
+        lines.append(f"no --data: inputs are synthesised{doubt}")
+    for step in plan.pipeline.passes:
+        settled = step if ctx.budget is not None else step.resolve(canonical, ctx)
+        values = options.dump(settled).items()
+        text = ", ".join(f"{name}={_short(value)}" for name, value in values if value != [])
+        lines.append(f"{step.name:14} {text}".rstrip())
+    return lines
 
 
 def _short(value: object) -> str:
@@ -156,17 +165,26 @@ def _short(value: object) -> str:
     return "+".join(map(_short, value)) if isinstance(value, list) else str(value)
 
 
-def _require_runtime(plan: Plan) -> None:
-    """Say now, not after an hour, that this machine cannot do what is asked."""
+def _checked_model(plan: Plan, request: Request) -> ir.Model:
+    """Say now, not after an hour, that machine or model cannot take what is asked."""
     flavour.require_one()
+    providers(request.device)
     if any(isinstance(step, TrainingPass) for step in plan.pipeline.passes):
         flavour.require_training()
+    model = io.load(request.source)
+    try:
+        plan.pipeline.check_order(facts.present(model))
+    except OptionError as error:
+        raise PreconditionError(
+            error.what, where=f"{request.source}, {error.where}", remedy=error.remedy
+        ) from error
+    return model
 
 
 def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
     """Say on the file what made it: no time, no path, so that same input gives same bytes."""
     model.metadata_props[claims.PREFIX + "recipe"] = recipe
-    if request.data is None:
+    if not request.verified:
         model.metadata_props[claims.PREFIX + "accuracy"] = "unverified: synthesised inputs"
 
 
@@ -179,6 +197,6 @@ def _quality(
     return Quality(
         metric=evaluator.name,
         measured_on="eval-data" if request.eval_data is not None else place,
-        verified=request.data is not None or request.eval_data is not None,
+        verified=request.verified,
         after=scores,
     )

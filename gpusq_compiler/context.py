@@ -32,9 +32,8 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
         ModelError: The teacher does not fit the model.
         FileError: Something cannot be read.
     """
-    if request.data is None:
-        request.events.note("no --data: inputs are synthesised, accuracy is unverified")
-    data, held_out = _split(samples_of(request.data, model, workdir, plan.seed), plan.seed)
+    samples = samples_of(request.data, model, workdir, plan.seed, request.metric)
+    data, held_out = _split(samples, plan.seed)
     trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
     return Context(
         workdir=workdir,
@@ -56,7 +55,7 @@ def evaluator_of(model: ir.Model, request: Request, ctx: Context) -> Evaluator |
     """The metric on ``--eval-data``, else on the held-out tenth; None without either."""
     samples = ctx.held_out
     if request.eval_data is not None:
-        samples = open_data(request.eval_data, model, ctx.workdir)
+        samples = open_data(request.eval_data, model, ctx.workdir, request.metric)
     if samples is None:
         return None
     return Evaluator.of(
@@ -64,19 +63,27 @@ def evaluator_of(model: ir.Model, request: Request, ctx: Context) -> Evaluator |
     )
 
 
-def open_data(source: object, model: ir.Model, workdir: Path) -> Samples:
-    """Data as the command line or Python names them, checked against the model's inputs."""
-    specs, classes = input_specs(model), _classes(model)
+def open_data(
+    source: object, model: ir.Model, workdir: Path, metric: str | None = None
+) -> Samples:
+    """Data as the command line or Python names them, checked against the model's inputs.
+
+    Labels of a classifier must be class ids, unless the metric compares values.
+    """
+    specs = input_specs(model)
+    classes = None if metric == "psnr" else _classes(model)
     if isinstance(source, str | Path):
         return batches.load(str(source), specs, workdir=workdir, classes=classes)
     return batches.from_arrays(source, specs, workdir=workdir, classes=classes)
 
 
-def samples_of(source: object, model: ir.Model, workdir: Path, seed: int) -> Samples:
+def samples_of(
+    source: object, model: ir.Model, workdir: Path, seed: int, metric: str | None = None
+) -> Samples:
     """Data as the user names them, synthesised where none are named."""
     if source is None:
         return synthetic.synthesize(model, seed=seed)
-    return open_data(source, model, workdir)
+    return open_data(source, model, workdir, metric)
 
 
 def _split(samples: Samples, seed: int) -> tuple[Samples, Samples | None]:
@@ -87,7 +94,7 @@ def _split(samples: Samples, seed: int) -> tuple[Samples, Samples | None]:
 def _classes(model: ir.Model) -> int | None:
     """Number of classes of a classifier: the last dimension of a first output [batch, n]."""
     shape = model.graph.outputs[0].shape
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
         return None
     return shape[1]
 

@@ -81,20 +81,16 @@ def plan_of(
         raise OptionError(
             "give either passes or a recipe", remedy="For example: --passes prune,qat"
         )
-    recipe_seed = 0
     if passes is not None:
-        entries = [_Entry(name, {}) for name in _names(passes)]
+        recipe_seed, entries = 0, _completed(_Entry(name, {}) for name in _names(passes))
     else:
         assert recipe is not None
-        entries, recipe_seed = _read(recipe)
-    entries = _completed(entries)
+        recipe_seed, entries = _sound_entries(recipe)
     _override(entries, overrides or Overrides())
-    try:
-        built = tuple(_build(entry) for entry in entries)
-        Pipeline(passes=built).check_order()
-    except OptionError as error:
-        raise _as_recipe_error(error, recipe) from error
-    return Plan(pipeline=Pipeline(passes=built), seed=recipe_seed if seed is None else seed)
+    pipeline = _pipeline(entries)
+    if seed is not None and seed < 0:
+        raise OptionError(f"{seed} is negative", where="seed", remedy="Count from 0")
+    return Plan(pipeline=pipeline, seed=recipe_seed if seed is None else seed)
 
 
 def recipe_text(passes: Iterable[Pass], seed: int) -> str:
@@ -113,18 +109,42 @@ def _names(passes: str | Sequence[str]) -> list[str]:
     listed = passes.split(",") if isinstance(passes, str) else list(passes)
     names = [name.strip().replace("_", "-") for name in listed if name.strip()]
     if not names:
-        raise OptionError("the list of passes is empty", where="--passes")
+        raise OptionError(
+            "the list of passes is empty",
+            where="--passes",
+            remedy=f"Known: {', '.join(registry.names())}",
+        )
     return names
 
 
-def _read(recipe: str | Path) -> tuple[list[_Entry], int]:
+def _sound_entries(recipe: str | Path) -> tuple[int, list[_Entry]]:
+    """A recipe that is sound by itself: what is wrong inside is no wrong command line."""
+    seed, entries = _read(recipe)
+    try:
+        entries = _completed(entries)
+        _pipeline(entries)
+    except OptionError as error:
+        where = ", ".join(filter(None, [str(recipe), error.where]))
+        raise RecipeError(error.what, where=where, remedy=error.remedy) from error
+    return seed, entries
+
+
+def _pipeline(entries: Iterable[_Entry]) -> Pipeline:
+    pipeline = Pipeline(passes=tuple(_build(entry) for entry in entries))
+    pipeline.check_order()
+    return pipeline
+
+
+def _read(recipe: str | Path) -> tuple[int, list[_Entry]]:
     path = Path(recipe)
     if not path.exists() and str(recipe) in presets():
         path = PRESETS / f"{recipe}.toml"
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RecipeError("is not a text file", where=str(path)) from error
+        raise RecipeError(
+            "is not a text file", where=str(path), remedy="Give a recipe in TOML"
+        ) from error
     except OSError as error:
         raise FileError(
             f"cannot be read: {error.strerror}",
@@ -134,11 +154,13 @@ def _read(recipe: str | Path) -> tuple[list[_Entry], int]:
     try:
         document = tomlkit.parse(text).unwrap()
     except tomlkit.exceptions.TOMLKitError as error:
-        raise RecipeError(f"is not TOML: {error}", where=str(path)) from error
+        raise RecipeError(
+            f"is not TOML: {error}", where=str(path), remedy="Correct that line"
+        ) from error
     return _entries(document, str(path))
 
 
-def _entries(document: Mapping[str, Any], where: str) -> tuple[list[_Entry], int]:
+def _entries(document: Mapping[str, Any], where: str) -> tuple[int, list[_Entry]]:
     for key in document:
         if key not in KEYS:
             raise RecipeError(
@@ -146,7 +168,9 @@ def _entries(document: Mapping[str, Any], where: str) -> tuple[list[_Entry], int
             )
     seed = document.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise RecipeError(f"seed '{seed}' is not an integer from 0 on", where=where)
+        raise RecipeError(
+            f"seed '{seed}' is not an integer from 0 on", where=where, remedy="Write: seed = 0"
+        )
     tables = document.get("pass", [])
     if not isinstance(tables, list) or not tables:
         raise RecipeError(
@@ -155,14 +179,32 @@ def _entries(document: Mapping[str, Any], where: str) -> tuple[list[_Entry], int
     entries = []
     for table in tables:
         if not isinstance(table, dict) or not isinstance(table.get("use"), str):
-            raise RecipeError('a [[pass]] has no use = "NAME"', where=where)
-        values = {key: value for key, value in table.items() if key != "use"}
+            raise RecipeError(
+                "a [[pass]] does not say which one it is",
+                where=where,
+                remedy='Add, for example: use = "prune"',
+            )
+        values = _underscored({k: v for k, v in table.items() if k != "use"}, where)
         entries.append(_Entry(table["use"].replace("_", "-"), values))
-    return entries, seed
+    return seed, entries
 
 
-def _completed(entries: list[_Entry]) -> list[_Entry]:
+def _underscored(value: Any, where: str) -> Any:
+    """A hyphen in a name counts as an underscore: from here on there is one spelling."""
+    if isinstance(value, list):
+        return [_underscored(item, where) for item in value]
+    if not isinstance(value, dict):
+        return value
+    plain = {key.replace("-", "_"): _underscored(v, where) for key, v in value.items()}
+    if len(plain) < len(value):
+        twice = next(key for key in value if key.replace("-", "_") in {*value} - {key})
+        raise RecipeError(f"'{twice}' is given twice", where=where, remedy="Leave one out")
+    return plain
+
+
+def _completed(asked: Iterable[_Entry]) -> list[_Entry]:
     """Put before each pass the built-in ones that it needs, and freeze behind quantizers."""
+    entries = list(asked)
     named = {entry.name for entry in entries}
     result: list[_Entry] = []
     for entry in entries:
@@ -231,7 +273,7 @@ def _place(entry: _Entry, keys: list[str], value: object) -> None:
                 f"'{'.'.join(keys)}' is not an option of a component",
                 where=f"--set {entry.name}",
             )
-        table[keys[0]] = {**current, keys[1]: value}
+        table[keys[0]] = {**({} if keys[1] == "use" else current), keys[1]: value}
     else:
         table[keys[0]] = value
 
@@ -251,10 +293,3 @@ def _build(entry: _Entry) -> Pass:
         find=registry.find_component,
         where=entry.name,
     )
-
-
-def _as_recipe_error(error: OptionError, recipe: str | Path | None) -> OptionError:
-    """What is wrong inside a recipe file is refused content, not a wrong command line."""
-    if recipe is None:
-        return error
-    return RecipeError(error.what, where=f"{recipe}, {error.where}", remedy=error.remedy)

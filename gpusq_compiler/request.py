@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.runtime.events import Events, Silent
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.recipe import Plan
 
-TARGETS = ("onnxruntime",)
+TARGETS = ("onnxruntime", "tensorrt")
 DEVICES = ("cpu", "cuda", "auto")
 CHECKPOINTS = "checkpoints"
 
@@ -30,6 +31,7 @@ class Request:
     """The arguments of `compile.compile_model`, which explains them."""
 
     source: Path
+    recipe: Path | None = None
     data: object = None
     eval_data: object = None
     metric: str | None = None
@@ -56,9 +58,13 @@ class Request:
                     where=name,
                     remedy=f"Known: {', '.join(allowed)}",
                 )
-        for name, number in (("--budget", self.budget), ("threads", self.threads)):
+        for name, number in (("--budget", self.budget), ("--threads", self.threads)):
             if number is not None and not 0 < number < float("inf"):
-                raise OptionError(f"{number} is not a positive number", where=name)
+                raise OptionError(
+                    f"{number} is not a positive number",
+                    where=name,
+                    remedy="Give one above 0, or leave the option out",
+                )
 
     @property
     def output(self) -> Path:
@@ -70,28 +76,37 @@ class Request:
         """The JSON report that is written."""
         return self.report or self.output.with_suffix(".json")
 
+    @property
+    def verified(self) -> bool:
+        """Whether any real data vouch for the figures."""
+        return self.data is not None or self.eval_data is not None
+
     def require_outputs(self, model: ir.Model) -> None:
         """Both outputs must be writable, and no file that is read.
 
         Raises:
             FileError: One is not.
         """
-        read = (self.source, self.teacher, self.data, self.eval_data)
-        inputs = {Path(path).resolve() for path in read if isinstance(path, str | Path)}
-        for path in (self.output, self.report_file):
-            io.require_writable(path, model)
-            if path.resolve() in inputs:
-                raise FileError(
-                    "is an input and would be overwritten",
-                    where=str(path),
-                    remedy="Choose another output with -o or --report",
-                )
+        read = (self.source, self.teacher, self.data, self.eval_data, self.metric, self.recipe)
+        inputs = {file.resolve() for source in read for file in _files(source)}
+        _require_output(self.output, model, inputs)
+        _require_output(self.report_file, model, inputs)
         if self.report_file.resolve() == self.output.resolve():
             raise FileError(
                 "model and report would be one file",
                 where=str(self.output),
                 remedy="Choose another with --report",
             )
+
+
+def _require_output(path: Path, model: ir.Model, inputs: set[Path]) -> None:
+    io.require_writable(path, model)
+    if path.resolve() in inputs:
+        raise FileError(
+            "is an input and would be overwritten",
+            where=str(path),
+            remedy="Choose another output with -o or --report",
+        )
 
 
 @contextlib.contextmanager
@@ -140,7 +155,14 @@ def _fingerprint(source: object) -> str:
     """Identity of an input: path, size and time of files, the type of objects in memory."""
     if not isinstance(source, str | Path):
         return repr(source) if isinstance(source, float | None) else type(source).__name__
-    path = Path(str(source).partition(".py:")[0] + ".py" if ".py:" in str(source) else source)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
-    return f"{source}:{stats}"
+    found = [(file.name, file.stat()) for file in _files(source) if file.exists()]
+    return f"{source}:{[(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]}"
+
+
+def _files(source: object) -> list[Path]:
+    """What is read: the file, those of a folder, the module of ``module.py:function``."""
+    if not isinstance(source, str | Path):
+        return []
+    function = split_spec(str(source))
+    path = Path(source) if function is None else function[0]
+    return sorted(path.iterdir()) if path.is_dir() else [path]

@@ -6,8 +6,11 @@ or, in Python, arrays and iterables of feeds.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import contextlib
+import shutil
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,22 +115,15 @@ def load(
         FileError: Something cannot be read or written.
         DataError: The data do not fit the model.
     """
-    folder = _folder(workdir, spec)
-    try:
+    with _scratch(workdir, spec) as folder:
         function = functions.split_spec(spec)
         if function is not None:
             columns = _called(*function, folder, spec)
-            return _samples([columns], [spec], inputs, classes)
+            return _samples([columns], [spec], inputs, classes, folder)
         files = _files(Path(spec))
         reader = ArchiveReader(folder)
         shards = [reader.read(file) for file in files]
-        return _samples(shards, [str(file) for file in files], inputs, classes)
-    except OSError as error:
-        raise FileError(
-            f"cannot be read or written: {error.strerror or type(error).__name__}",
-            where=str(error.filename or spec),
-            remedy="Check the path, its permissions and the free space",
-        ) from error
+        return _samples(shards, [str(file) for file in files], inputs, classes, folder)
 
 
 def from_arrays(
@@ -148,18 +144,20 @@ def from_arrays(
         where: What errors call the data.
 
     Raises:
+        FileError: Feeds cannot be kept in ``workdir``.
         DataError: The data do not fit the model.
     """
     if isinstance(data, Mapping):
         with functions.user_code(where):
             arrays = {str(name): np.asarray(values) for name, values in data.items()}
         columns: dict[str, Column] = {k: MemoryColumn(v) for k, v in arrays.items()}
-        return _samples([columns], [where], inputs, classes)
+        return _samples([columns], [where], inputs, classes, None)
     if callable(data):
         with functions.user_code(where):
             data = data()
-    columns = spooled(data, _folder(workdir, where), where)
-    return _samples([columns], [where], inputs, classes)
+    with _scratch(workdir, where) as folder:
+        columns = spooled(data, folder, where)
+        return _samples([columns], [where], inputs, classes, folder)
 
 
 def split(samples: Samples, seed: int) -> tuple[Subset, Subset]:
@@ -193,13 +191,19 @@ def _samples(
     wheres: Sequence[str],
     inputs: Sequence[InputSpec],
     classes: int | None,
+    folder: Path | None,
 ) -> StoredSamples:
+    """Checked samples; what was unpacked to ``folder`` lives as long as they do."""
     sound = [
         checks.checked(shard, inputs, classes=classes, where=where)
         for shard, where in zip(shards, wheres, strict=True)
     ]
     checks.consistent(sound, wheres)
-    return StoredSamples(sound, frozenset(spec.name for spec in inputs if not spec.shape))
+    scalars = frozenset(spec.name for spec in inputs if not spec.shape)
+    samples = StoredSamples(sound, scalars)
+    if folder is not None:
+        weakref.finalize(samples, shutil.rmtree, folder, ignore_errors=True)
+    return samples
 
 
 def _called(file: Path, name: str, folder: Path, where: str) -> dict[str, Column]:
@@ -210,8 +214,22 @@ def _called(file: Path, name: str, folder: Path, where: str) -> dict[str, Column
         return spooled(feeds, folder, where)
 
 
-def _folder(workdir: Path, source: str) -> Path:
-    return workdir / f"data-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+@contextlib.contextmanager
+def _scratch(workdir: Path, where: str) -> Iterator[Path]:
+    """A folder of its own, made when first written to, gone again after an error."""
+    folder = workdir / f"data-{uuid.uuid4().hex[:12]}"
+    try:
+        yield folder
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise FileError(
+            f"cannot be read or written: {error.strerror or type(error).__name__}",
+            where=str(error.filename or where),
+            remedy="Check the path, its permissions and the free space",
+        ) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _files(path: Path) -> list[Path]:

@@ -133,7 +133,7 @@ class Spool:
     def finish(
         self, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool = False
     ) -> FileColumn:
-        """Put the file in its place, over an older one that may still be mapped."""
+        """Give the file its name; it is complete."""
         self.file.close()
         self._part.replace(self._path)
         return FileColumn(path=self._path, dtype=dtype, shape=shape, fortran=fortran)

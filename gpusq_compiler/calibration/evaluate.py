@@ -157,7 +157,7 @@ class Evaluator:
         if isinstance(score, np.ndarray) and score.size == 1:
             score = score.item()
         if not isinstance(score, Real) or math.isnan(score):
-            given = "NaN" if isinstance(score, Real) else f"a {type(score).__name__}"
+            given = "NaN" if isinstance(score, Real) else f"type {type(score).__name__}"
             raise DataError(
                 f"gives {given}, not a number", where=self.name, remedy="Return one float"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -77,12 +76,14 @@ def spooled(feeds: object, folder: Path, where: str) -> dict[str, Column]:
 def _guarded(feeds: object, where: str) -> Iterator[object]:
     if not isinstance(feeds, Iterable) or isinstance(feeds, Mapping | str | bytes):
         raise DataError(
-            f"gives a {type(feeds).__name__}, not batches", where=where, remedy=_REMEDY
+            f"gives an object of type {type(feeds).__name__}, not batches",
+            where=where,
+            remedy=_REMEDY,
         )
     with user_code(where):
         iterator = iter(feeds)
     end = object()
-    for _ in itertools.count():
+    while True:
         with user_code(where):
             batch = next(iterator, end)
         if batch is end:
@@ -92,12 +93,8 @@ def _guarded(feeds: object, where: str) -> Iterator[object]:
 
 def _arrays(batch: object, where: str) -> dict[str, Array]:
     if not isinstance(batch, Mapping) or not batch:
-        raise DataError(
-            f"is {'empty' if batch == {} else f'a {type(batch).__name__}'}, not a dictionary "
-            "of arrays",
-            where=where,
-            remedy=_REMEDY,
-        )
+        what = "empty" if batch == {} else f"of type {type(batch).__name__}"
+        raise DataError(f"is {what}, not a dictionary", where=where, remedy=_REMEDY)
     with user_code(where):
         arrays = {str(name): np.asarray(values) for name, values in batch.items()}
     for name, values in arrays.items():

@@ -42,7 +42,9 @@ def load_function(file: Path, name: str) -> Callable[..., object]:
         )
     if not callable(found):
         raise DataError(
-            f"'{name}' is a {type(found).__name__}, not a function", where=str(file)
+            f"'{name}' is of type {type(found).__name__}, not a function",
+            where=str(file),
+            remedy="Name a function",
         )
     function: Callable[..., object] = found
     return function

@@ -151,11 +151,17 @@ def _table_lengths(value: ir.Value) -> Iterator[int]:
     """Lengths of all tables that a value indexes, itself or only reshaped."""
     for node, position in value.uses():
         if node.op_type == "Gather" and position == 1:
-            table = node.inputs[0]
-            axis = node.attributes.get_int("axis", 0)
-            if table is not None and table.shape is not None:
-                length = table.shape[axis]
-                if isinstance(length, int):
-                    yield length
+            yield from _length(node.inputs[0], node.attributes.get_int("axis", 0))
         elif node.op_type in _SAME_VALUES and position == 0:
             yield from _table_lengths(node.outputs[0])
+
+
+def _length(table: ir.Value | None, axis: int) -> Iterator[int]:
+    """Length of a table along an axis, where it is known."""
+    if table is None:
+        return
+    tensor = ir.convenience.get_const_tensor(table)
+    shape = table.shape if tensor is None else tensor.shape
+    length = None if shape is None else shape[axis]
+    if isinstance(length, int):
+        yield length

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from gpusq_compiler.ir.claims import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import onnx_ir as ir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,10 @@ class Changes:
     tensors: tuple[str, ...]
     nodes: tuple[str, ...]
     metadata: tuple[str, ...]
+    interface: tuple[str, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.tensors or self.nodes or self.metadata)
+        return bool(self.tensors or self.nodes or self.metadata or self.interface)
 
 
 class Snapshot:
@@ -44,6 +45,8 @@ class Snapshot:
                 self._nodes[node.name or ""] = _form(node)
                 self._remember(node.name or "", node.metadata_props)
         self._remember("", model.metadata_props)
+        ends = (*model.graph.inputs, *model.graph.outputs)
+        self._interface = {value.name or "": str(value.dtype) for value in ends}
 
     def _remember(self, owner: str, properties: dict[str, str]) -> None:
         for key, text in properties.items():
@@ -56,14 +59,22 @@ class Snapshot:
             tensors=_differences(self._tensors, after._tensors),
             nodes=_differences(self._nodes, after._nodes),
             metadata=_differences(self._metadata, after._metadata),
+            interface=_differences(self._interface, after._interface),
         )
 
 
 def _form(node: ir.Node) -> tuple[object, ...]:
-    attributes = tuple((key, str(value)) for key, value in sorted(node.attributes.items()))
+    attributes = tuple((key, _content(node.attributes[key])) for key in sorted(node.attributes))
     reads = tuple(value.name if value is not None else "" for value in node.inputs)
     writes = tuple(value.name for value in node.outputs)
     return node.domain, node.op_type, attributes, reads, writes
+
+
+def _content(attribute: ir.Attr) -> object:
+    """The value of an attribute; the bodies of If and Loop are visited on their own."""
+    if attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+        return attribute.type
+    return attribute.value
 
 
 def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[str, ...]:

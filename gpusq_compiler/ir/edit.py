@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from gpusq_compiler.ir import claims
 
@@ -23,6 +25,17 @@ def replace_weight(value: ir.Value, array: Array) -> None:
     tensor.doc_string = value.const_value.doc_string
     value.const_value = tensor
     value.shape = ir.Shape(array.shape)
+
+
+def retype(value: ir.Value, dtype: ir.DataType) -> None:
+    """Give an initializer another float type; its claims stay."""
+    assert value.const_value is not None, "only initializers have weights"
+    array = value.const_value.numpy().astype(dtype.numpy())
+    tensor = ir.tensor(array, dtype=dtype, name=value.name)
+    tensor.metadata_props.update(value.const_value.metadata_props)
+    tensor.doc_string = value.const_value.doc_string
+    value.const_value = tensor
+    value.type = ir.TensorType(dtype)
 
 
 class Names:
@@ -99,3 +112,14 @@ def drop_unused(graph: ir.Graph, values: Iterable[ir.Value]) -> None:
     for value in values:
         if not value.uses() and not value.is_graph_output() and value.name is not None:
             graph.initializers.pop(value.name, None)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Shapes and types of what computes them; operators that we do not know keep none."""
+    quiet = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    finally:
+        quiet.setLevel(level)

@@ -125,8 +125,14 @@ def check(model: ir.Model, *, author: str) -> None:
     """
     try:
         onnx.checker.check_model(_structure(model))
-    except onnx.checker.ValidationError as error:
-        raise PassBug(f"left an invalid model: {first_line(error)}", where=author) from error
+    except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
+        reason = first_line(_root(error))
+        raise PassBug(f"left an invalid model: {reason}", where=author) from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first in a chain of causes, which says what a copy of the graph stumbled over."""
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _structure(model: ir.Model) -> onnx.ModelProto:
@@ -207,10 +213,12 @@ def save(model: ir.Model, path: str | Path) -> Written:
         v.const_value.nbytes for v in _initializers(model) if v.const_value is not None
     )
     try:
-        data = _write_data(model, path) if total > INLINE_LIMIT else None
-        proto = _proto_of(model, data)
-        with replacing(path) as file:
-            file.write(proto.SerializeToString(deterministic=True))
+        with contextlib.ExitStack() as undo:
+            data = _write_data(model, path, undo) if total > INLINE_LIMIT else None
+            proto = _proto_of(model, data)
+            with replacing(path) as file:
+                file.write(proto.SerializeToString(deterministic=True))
+            undo.pop_all()
     except OSError as error:
         raise FileError(
             f"cannot be written: {error.strerror}",
@@ -243,7 +251,10 @@ def _umask() -> int:
     return mask
 
 
-def _write_data(model: ir.Model, path: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
+def _write_data(
+    model: ir.Model, path: Path, undo: contextlib.ExitStack
+) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """Write the data file; ``undo`` removes it unless it was there before."""
     places: dict[str, tuple[int, int]] = {}
     digest = hashlib.sha256()
     working = path.with_name(f".{path.stem}.data.part")
@@ -262,6 +273,8 @@ def _write_data(model: ir.Model, path: Path) -> tuple[Path, dict[str, tuple[int,
             file.flush()
             os.fsync(file.fileno())
         target = path.with_name(f"{path.stem}.{digest.hexdigest()[:16]}.data")
+        if not target.exists():
+            undo.callback(target.unlink, missing_ok=True)
         working.replace(target)
     finally:
         working.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ names           every node and tensor has its own
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
@@ -25,7 +24,8 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
-from gpusq_compiler.ir import io, query
+from gpusq_compiler.ir import claims, edit, io, query
+from gpusq_compiler.ir.changes import Snapshot
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 
 if TYPE_CHECKING:
@@ -53,32 +53,30 @@ class Canonicalize(Pass):
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Apply each step until nothing changes."""
         del ctx
-        before = _census(model)
+        before, size = Snapshot(model), _size(model)
         io.raise_opset(model, OLDEST_OPSET)
         if model.functions:
             common.InlinePass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         freed = _free_weights(model)
         common.NameFixPass()(model)
-        _infer_shapes(model)
+        edit.infer_shapes(model)
         _fold(model)
-        RewriteRuleSet(BATCHNORM_RULES).apply_to_model(model)
+        _fuse_batchnorms(model, self.name)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.RemoveUnusedNodesPass()(model)
         common.NameFixPass()(model)
-        _infer_shapes(model)
-        after = _census(model)
-        changed = tuple(name for name in before if name not in after)
+        edit.infer_shapes(model)
+        changes = before.until(Snapshot(model))
         return PassResult(
-            changed=changed,
+            changed=(*changes.nodes, *changes.tensors, *changes.interface),
             skipped=(*freed, *_left_batchnorms(model)),
-            metrics={"nodes_before": len(before), "nodes_after": len(after)},
+            metrics={"nodes_before": size, "nodes_after": _size(model)},
         )
 
 
-def _census(model: ir.Model) -> dict[str, str]:
-    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
-    return {node.name or f"#{index}": node.op_type for index, node in enumerate(nodes)}
+def _size(model: ir.Model) -> int:
+    return sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph))
 
 
 def _free_weights(model: ir.Model) -> tuple[Finding, ...]:
@@ -97,17 +95,6 @@ def _free_weights(model: ir.Model) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _infer_shapes(model: ir.Model) -> None:
-    """Shapes and types of what computes them; operators that we do not know keep none."""
-    quiet = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    finally:
-        quiet.setLevel(level)
-
-
 def _fold(model: ir.Model) -> None:
     folding.FoldConstantsPass(
         shape_inference=True,
@@ -122,6 +109,28 @@ def _may_fold(node: ir.Node) -> bool | None:
     if query.is_op(node, "QuantizeLinear", "DequantizeLinear"):
         return False
     return None
+
+
+def _fuse_batchnorms(model: ir.Model, author: str) -> None:
+    """Fold BatchNormalization into what it follows, which keeps its names and metadata."""
+    fused = {
+        node.outputs[0].name: node.inputs[0].producer()
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if query.is_op(node, "BatchNormalization") and node.inputs[0] is not None
+    }
+    weights = {name: v for graph in model.graphs() for name, v in graph.initializers.items()}
+    RewriteRuleSet(BATCHNORM_RULES).apply_to_model(model)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        folded = fused.get(node.outputs[0].name)
+        if folded is None or node.op_type != folded.op_type:
+            continue
+        node.name, node.doc_string = folded.name, folded.doc_string
+        node.metadata_props.clear()
+        node.metadata_props.update({**folded.metadata_props, claims.PASS: author})
+        for value in node.inputs[1:]:
+            if value is not None and value.name in weights:
+                value.metadata_props.update(weights[value.name].metadata_props)
+                value.doc_string = weights[value.name].doc_string
 
 
 def _left_batchnorms(model: ir.Model) -> list[Finding]:

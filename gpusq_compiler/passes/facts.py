@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, query
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
@@ -69,17 +70,25 @@ def sparse(model: ir.Model) -> Iterator[Finding]:
     for value, claim in claims.sparse_values(model):
         assert value.const_value is not None
         weight = value.const_value.numpy()
-        pattern = nm.NM.parse(claim.pattern)
         for form, array in (("", weight), (" in its integer codes", _codes(value, weight))):
-            bad = nm.violations(array, pattern, axis=claim.axis)
-            if len(bad):
-                group = nm.describe(array, int(bad[0]), pattern, axis=claim.axis)
-                yield Finding(
-                    rule="sparsity-claim",
-                    where=f"tensor '{value.name}'",
-                    reason=f"{len(bad)} groups break {claim}{form}, the first: {group}",
-                )
+            broken = _broken(array, claim)
+            if broken:
+                where = f"tensor '{value.name}'"
+                yield Finding(rule="sparsity-claim", where=where, reason=broken.format(form))
                 break
+
+
+def _broken(array: Array, claim: claims.Sparsity) -> str:
+    """What speaks against a claim, with a gap for the form of the values; empty if nothing."""
+    try:
+        pattern = nm.NM.parse(claim.pattern)
+        bad = nm.violations(array, pattern, axis=claim.axis)
+    except (OptionError, PreconditionError) as error:
+        return f"{claim} cannot hold{{}}: {error.what}"
+    if not len(bad):
+        return ""
+    group = nm.describe(array, int(bad[0]), pattern, axis=claim.axis)
+    return f"{len(bad)} groups break {claim}{{}}, the first: {group}"
 
 
 def _codes(value: ir.Value, weight: Array) -> Array:
@@ -98,17 +107,16 @@ def _codes(value: ir.Value, weight: Array) -> Array:
 
 
 def quantizers(model: ir.Model) -> Iterator[ir.Node]:
-    """Every QuantizeLinear and DequantizeLinear node."""
+    """Every QuantizeLinear and DequantizeLinear that is ours; others make no promise."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if query.is_op(node, "QuantizeLinear", "DequantizeLinear"):
+        ours = claims.PASS in node.metadata_props
+        if ours and query.is_op(node, "QuantizeLinear", "DequantizeLinear"):
             yield node
 
 
 def quantized(model: ir.Model) -> Iterator[Finding]:
     """Our Q/DQ nodes have positive finite constant scales and zero point 0."""
     for node in quantizers(model):
-        if claims.PASS not in node.metadata_props:
-            continue
         where = node.name or ""
         scale = node.inputs[1]
         tensor = scale.const_value if scale is not None else None
@@ -131,7 +139,7 @@ def quantized(model: ir.Model) -> Iterator[Finding]:
 
 
 def frozen(model: ir.Model) -> Iterator[Finding]:
-    """No weight stands as float behind QuantizeLinear any more."""
+    """No weight stands as float behind a QuantizeLinear of ours any more."""
     for node in quantizers(model):
         if node.op_type == "QuantizeLinear" and query.constant_behind(node.inputs[0]):
             yield Finding(

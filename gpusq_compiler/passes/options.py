@@ -66,6 +66,8 @@ def build(cls: type[Built], values: Mapping[str, object], *, find: Find, where: 
             raise OptionError(
                 f"there is no option '{key}'", where=where, remedy=near(key, table)
             )
+        if name in fitting:
+            raise OptionError(f"'{name}' is given twice", where=where)
         fitting[name] = _fit(value, table[name].type, find, f"{where}.{name}")
     return cls(**fitting)
 
@@ -100,7 +102,7 @@ def _fit(value: object, kind: Any, find: Find, where: str) -> object:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in {Union, types.UnionType}:
         inner = next(a for a in arguments if a is not type(None))
-        return None if value in {None, "none"} else _fit(value, inner, find, where)
+        return None if value is None or value == "none" else _fit(value, inner, find, where)
     if origin is Literal:
         if value not in arguments:
             raise _misfit(value, kind, where)

@@ -52,6 +52,7 @@ class Prune(Pass):
         uses = list(query.weight_uses(model))
         selection = Selection(self.include, self.exclude, uses, owner=self.name)
         rows: list[dict[str, Cell]] = []
+        changed: list[str] = []
         skipped: list[Finding] = []
         for use in uses:
             finding = ineligible(use, pattern, selection)
@@ -64,9 +65,12 @@ class Prune(Pass):
             if finding is not None:
                 skipped.append(finding)
             else:
+                before = _state(use.value)
                 rows.append(self._prune(use, pattern))
+                if _state(use.value) != before:
+                    changed.append(use.value.name or "")
         return PassResult(
-            changed=tuple(str(row["weight"]) for row in rows),
+            changed=tuple(changed),
             skipped=tuple(skipped),
             metrics=_totals(uses, rows),
             tables={"layers": rows},
@@ -95,6 +99,10 @@ class Prune(Pass):
             "parameters": int(mask.size),
             "kept_magnitude": kept_magnitude(weight, mask),
         }
+
+
+def _state(value: ir.Value) -> tuple[object, object]:
+    return value.const_value, claims.sparsity_of(value)
 
 
 def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Finding | None:

@@ -27,6 +27,7 @@ class Qat(TrainingPass):
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ})
     refuses: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
     idempotent: ClassVar[bool] = False
+    rates: ClassVar[tuple[str, ...]] = (*TrainingPass.rates, "scale_learning_rate")
 
     quantizer: Annotated[Quantizer, "how Q/DQ pairs are trained"] = LearnedStep()
     scale_learning_rate: Annotated[float, "of scales, relative to their size"] = 1e-3

@@ -6,6 +6,7 @@ Ours stand in the tables below; third parties announce theirs as entry points of
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ COMPONENTS: Mapping[str, Mapping[str, str]] = {
     "observer": {
         "minmax": "gpusq_compiler.quant.observers:MinMax",
         "percentile": "gpusq_compiler.quant.observers:Percentile",
+        "mse": "gpusq_compiler.quant.observers:MeanSquare",
+        "entropy": "gpusq_compiler.quant.observers:Entropy",
     },
     "quantizer": {
         "lsq": "gpusq_compiler.train.quantizers:LearnedStep",
@@ -89,8 +92,7 @@ def _components(kind: str) -> dict[str, tuple[str, str]]:
 def _table(group: str, own: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Name → (owner, "module:Class"), from our table and all installed entry points."""
     table = {name: (OWN, place) for name, place in own.items()}
-    points = importlib.metadata.entry_points(group=f"gpusq_compiler.{group}")
-    for point in sorted(points, key=lambda p: (p.name, p.value)):
+    for point in _points(f"gpusq_compiler.{group}"):
         owner = point.dist.name if point.dist is not None else "unknown package"
         if point.name in table and table[point.name] != (owner, point.value):
             raise OptionError(
@@ -100,6 +102,13 @@ def _table(group: str, own: Mapping[str, str]) -> dict[str, tuple[str, str]]:
             )
         table[point.name] = (owner, point.value)
     return table
+
+
+@functools.cache
+def _points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """What installed packages announce; reading that takes milliseconds, so once is enough."""
+    found = importlib.metadata.entry_points(group=group)
+    return tuple(sorted(found, key=lambda point: (point.name, point.value)))
 
 
 def _load(name: str, table: Mapping[str, tuple[str, str]], kind: str) -> type:

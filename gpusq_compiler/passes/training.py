@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ MIXED = (HardLabel(), SoftLogits(), OutputError(), FeatureError())
 class TrainingPass(Pass, abc.ABC):
     """Fine-tunes a student against the untouched dense model."""
 
+    rates: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay", "warmup")
+
     steps: Annotated[int | None, "optimisation steps; none: from model and data"] = None
     batch_size: Annotated[int | None, "samples per step; none: from the data"] = None
     learning_rate: Annotated[float, "peak of the cosine schedule"] = 5e-4
@@ -52,12 +54,18 @@ class TrainingPass(Pass, abc.ABC):
                 raise OptionError(
                     f"{value} is too small", where=f"{self.name}.{name}", remedy=f">= {lowest}"
                 )
-        for name in ("learning_rate", "weight_decay", "warmup"):
+        for name in self.rates:
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
-                raise OptionError(
-                    f"{value} is no positive number", where=f"{self.name}.{name}"
-                )
+                raise _not_positive(value, f"{self.name}.{name}")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise _not_positive(self.temperature, f"{self.name}.temperature")
+        if not self.losses:
+            raise OptionError(
+                "there is nothing to minimise",
+                where=f"{self.name}.losses",
+                remedy="Name at least one loss",
+            )
 
     def resolve(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Choose steps and batch size where the user did not; measured under a budget."""
@@ -185,7 +193,9 @@ class TrainingPass(Pass, abc.ABC):
     def _features(self, student: ir.Model, teacher: ir.Model | None) -> tuple[str, ...]:
         if teacher is None:
             return ()
-        ours, theirs = _shapes(student), _shapes(teacher)
+        known = teacher.clone()
+        edit.infer_shapes(known)
+        ours, theirs = _shapes(student), _shapes(known)
         common = [name for name in ours if theirs.get(name) == ours[name]]
         for name in self.features:
             if name not in common:
@@ -210,6 +220,10 @@ class TrainingPass(Pass, abc.ABC):
                 remedy="Give Context(trainer=)",
             )
         return ctx.trainer
+
+
+def _not_positive(value: float, where: str) -> OptionError:
+    return OptionError(f"{value} is no positive number", where=where, remedy="Give one")
 
 
 def masks_of(model: ir.Model) -> dict[str, npt.NDArray[np.bool_]]:

@@ -1,10 +1,11 @@
-"""A graph that is written anew from another one, whose shapes and constants are known."""
+"""A graph that is written anew from another one, whose shapes and constants are known as far as possible."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.train.observed import Observed
 from gpusq_compiler.train.protograph import ProtoGraph, Shape, array_of, opset_of, tensor_types
 
 if TYPE_CHECKING:
@@ -18,11 +19,15 @@ class CopyGraph(ProtoGraph):
 
     Args:
         model: Its node list is emptied; ``source`` keeps the old nodes.
+        observed: What a dry run told.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, observed: Observed | None = None) -> None:
         super().__init__(model.graph, opset_of(model))
+        seen = observed or Observed()
         self.kinds, self.shapes = tensor_types(model)
+        self.shapes.update({n: shape for n, shape in seen.shapes.items() if shape is not None})
+        self._values = seen.values
         self.source = list(model.graph.node)
         self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self.constants = {
@@ -61,4 +66,20 @@ class CopyGraph(ProtoGraph):
         for entry in self.constants[name].attribute if name in self.constants else ():
             if entry.name == "value":
                 return array_of(entry.t)
-        return None
+        return self._values.get(name)
+
+    def constant_integers(self, node: onnx.NodeProto, index: int) -> list[int] | None:
+        """An integer input of a node that must be constant; [] where it is left out.
+
+        None stands for an input that is computed.
+        """
+        if len(node.input) <= index or not node.input[index]:
+            return []
+        value = self.value(node.input[index])
+        return None if value is None else [int(v) for v in value.reshape(-1)]
+
+    def sizes(self, name: str) -> list[int] | None:
+        """Sizes behind batch and channel, None unless all of them are known."""
+        shape = self.shape(name)
+        sizes = [] if shape is None else [size for size in shape[2:] if size is not None]
+        return sizes if shape is not None and len(sizes) == len(shape) - 2 else None

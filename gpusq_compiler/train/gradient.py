@@ -6,14 +6,17 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
+import onnx
+from onnx import helper
+
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import session_options
+from gpusq_compiler.train.protograph import ProtoGraph
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    import onnx
 
 UNREGISTERED = re.compile(r"builder has not been registered: (\w+) for node (\S*)")
 NO_KERNEL = re.compile(
@@ -68,6 +71,27 @@ def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: st
         raise explained(error) from error
 
 
+def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.ModelProto:
+    """A copy of the model in which these initializers are inputs."""
+    moved = onnx.ModelProto()
+    moved.CopyFrom(model)
+    graph = moved.graph
+    kept = [tensor for tensor in graph.initializer if tensor.name not in parameters]
+    gone = [tensor for tensor in graph.initializer if tensor.name in parameters]
+    declared = {value.name for value in graph.input}
+    graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in gone
+        if tensor.name not in declared
+    )
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    _once_per_node(graph, parameters)
+    if all(entry.domain != "com.microsoft" for entry in moved.opset_import):
+        moved.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return moved
+
+
 def explained(error: Exception) -> TrainingError:
     """The runtime's complaint about a gradient graph as an error that names the operator."""
     text = " ".join(str(error).split())
@@ -76,10 +100,24 @@ def explained(error: Exception) -> TrainingError:
             return MissingGradient(found.group(1), found.group(2))
     if found := UNSUPPORTED.search(text):
         return MissingGradient(found.group(1))
+    told = re.split(r"\) const |FAIL : |Error: ", text)[-1]
     return TrainingError(
-        f"the gradient graph cannot be built: {text[-200:]}",
-        remedy="Report the model's operators with: gpusq inspect MODEL",
+        f"the gradient graph cannot be built: {told[-200:]}",
+        remedy="Exclude the layers concerned from training",
     )
+
+
+def _once_per_node(graph: onnx.GraphProto, parameters: Collection[str]) -> None:
+    """Let a parameter's further uses in one node go through Identity: the builder fails."""
+    twins = ProtoGraph(onnx.GraphProto(node=graph.node), 0)
+    first = len(twins.graph.node)
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in parameters and name in node.input[:position]:
+                node.input[position] = twins.node("Identity", name)
+    nodes = [*twins.graph.node[first:], *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @functools.cache

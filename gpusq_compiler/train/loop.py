@@ -51,7 +51,7 @@ class OrtTrainer:
         return run.finish()
 
     def seconds_per_step(self, job: TrainJob, steps: int = 5) -> float:
-        """Median time of a step, teacher and optimizer included; infinite if nothing trains."""
+        """Median time of a whole step, infinite if nothing trains; nothing is kept."""
         flavour.require_training()
         prepared = prepare(job)
         if not prepared.parameters:

@@ -93,7 +93,13 @@ class TrainingGraph(ProtoGraph):
         return LABELS
 
     def student(self, name: str) -> str:
-        """The student's tensor of this name."""
+        """The student's tensor of this name.
+
+        Raises:
+            TrainingError: There is none.
+        """
+        if name not in self._taken:
+            raise TrainingError("the student has no such tensor", where=f"tensor '{name}'")
         return name
 
     def teacher(self, name: str) -> str:
@@ -173,26 +179,6 @@ def loss_model(
         terms=tuple(kept),
         labels=any(value.name == LABELS for value in copy.model.graph.input),
     )
-
-
-def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.ModelProto:
-    """A copy of the model in which these initializers are inputs."""
-    moved = onnx.ModelProto()
-    moved.CopyFrom(model)
-    graph = moved.graph
-    kept = [tensor for tensor in graph.initializer if tensor.name not in parameters]
-    gone = [tensor for tensor in graph.initializer if tensor.name in parameters]
-    declared = {value.name for value in graph.input}
-    graph.input.extend(
-        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        for tensor in gone
-        if tensor.name not in declared
-    )
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    if all(entry.domain != "com.microsoft" for entry in moved.opset_import):
-        moved.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return moved
 
 
 def _term(graph: TrainingGraph, term: Loss) -> str | None:

@@ -10,8 +10,13 @@ import numpy as np
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import providers, session_options
-from gpusq_compiler.train.gradient import MissingGradient, explained, gradient_graph
-from gpusq_compiler.train.lossgraph import LossModel, loss_model, with_inputs
+from gpusq_compiler.train.gradient import (
+    MissingGradient,
+    explained,
+    gradient_graph,
+    with_inputs,
+)
+from gpusq_compiler.train.lossgraph import LossModel, loss_model
 from gpusq_compiler.train.optimizer import Parameter
 from gpusq_compiler.train.reach import Reach
 from gpusq_compiler.train.trainable import training_copy

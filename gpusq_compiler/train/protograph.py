@@ -64,6 +64,10 @@ class ProtoGraph:
             return self.node(op_type, x, self.integers(axes), keepdims=1)
         return self.node(op_type, x, axes=list(axes), keepdims=1)
 
+    def squeezed(self, x: str, axes: Sequence[int]) -> str:
+        """Drop axes of size 1."""
+        return self.node("Squeeze", x, self.integers(axes))
+
     def name(self, result: str, wanted: str) -> None:
         """Make ``result`` known as ``wanted`` too."""
         self.add(helper.make_node("Identity", [result], [wanted], name=self.fresh("Identity")))
@@ -94,6 +98,31 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
             value: object = helper.get_attribute_value(entry)
             return value
     return default
+
+
+def integers_of(node: onnx.NodeProto, name: str, default: Sequence[int]) -> list[int]:
+    """A node's attribute of integers."""
+    value = attribute(node, name)
+    return [int(v) for v in np.atleast_1d(np.asarray(default if value is None else value))]
+
+
+def integer_of(node: onnx.NodeProto, name: str, default: int) -> int:
+    """A node's integer attribute."""
+    return integers_of(node, name, [default])[0]
+
+
+def number_of(node: onnx.NodeProto, name: str, default: float) -> float:
+    """A node's attribute that is a number."""
+    value = attribute(node, name, default)
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def word_of(node: onnx.NodeProto, name: str, default: str) -> str:
+    """A node's attribute that is a string."""
+    value = attribute(node, name, default.encode())
+    assert isinstance(value, bytes)
+    return value.decode()
 
 
 def array_of(tensor: onnx.TensorProto) -> Array:

@@ -1,43 +1,59 @@
-"""Rewrites of operators that move or pool pixels; see `rewrites`."""
+"""Rewrites of operators that move pixels; see `rewrites`."""
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpusq_compiler.train.protograph import attribute
+from gpusq_compiler.train.protograph import attribute, word_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx
 
-    from gpusq_compiler.runtime.samples import Array
     from gpusq_compiler.train.copygraph import CopyGraph
 
-PAD_MODES = {b"reflect": "reflect", b"edge": "edge", b"wrap": "wrap"}
-
-
 def pad(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
-    """Reflect, edge and wrap padding as one Gather per padded axis."""
-    mode = attribute(node, "mode", b"constant")
-    amounts = graph.value(node.input[1])
+    """Reflect, edge and wrap padding as one Gather per padded axis; axes written out."""
     shape = graph.shape(node.input[0])
-    if mode not in PAD_MODES or amounts is None or shape is None or len(node.input) > 3:
+    amounts = None if shape is None else _amounts(graph, node, len(shape))
+    if shape is None or amounts is None:
         return None
-    x, rank = str(node.input[0]), len(shape)
-    for axis, (before, after) in enumerate(zip(amounts[:rank], amounts[rank:], strict=True)):
-        size = shape[axis]
+    if word_of(node, "mode", "constant") == "constant":
+        if len(node.input) < 4 or not node.input[3]:
+            return None
+        flat = graph.integers([amount for side in zip(*amounts, strict=True) for amount in side])
+        return graph.node("Pad", node.input[0], flat, *filter(None, [node.input[2]]))
+    x = str(node.input[0])
+    for axis, (before, after) in enumerate(amounts):
         if before == after == 0:
             continue
-        if size is None or min(before, after) < 0:
+        size = shape[axis]
+        if size is None:
             return None
-        name = PAD_MODES[mode]
-        rows = np.pad(np.arange(size), (int(before), int(after)), mode=name)  # type: ignore[call-overload]
-        x = graph.node("Gather", x, graph.integers(rows), axis=axis)
+        x = graph.node("Gather", x, graph.integers(_rows(node, size, before, after)), axis=axis)
     return x
+
+
+def _amounts(graph: CopyGraph, node: onnx.NodeProto, rank: int) -> list[tuple[int, int]] | None:
+    """(before, after) for every axis."""
+    pads, axes = graph.constant_integers(node, 1), graph.constant_integers(node, 3)
+    if pads is None or axes is None:
+        return None
+    half = len(pads) // 2
+    amounts = [(0, 0)] * rank
+    for axis, before, after in zip(axes or range(rank), pads[:half], pads[half:], strict=True):
+        amounts[axis % rank] = before, after
+    return amounts
+
+
+def _rows(node: onnx.NodeProto, size: int, before: int, after: int) -> list[int]:
+    """Where each row of the padded axis comes from; negative amounts crop."""
+    rows = np.arange(size)[max(0, -before) : size - max(0, -after)]
+    mode: Any = word_of(node, "mode", "constant")
+    return [int(row) for row in np.pad(rows, (max(0, before), max(0, after)), mode=mode)]
 
 
 def depth_to_space(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
@@ -85,83 +101,3 @@ def _pixels(graph: CopyGraph, x: str) -> tuple[int, int, int] | None:
     if channels is None or height is None or width is None:
         return None
     return channels, height, width
-
-
-def average_pool(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
-    """Where the gradient goes wrong: depthwise Conv with ones, then Div by the counts.
-
-    That is with ``ceil_mode`` and with kernels larger than the input; the process would die.
-    """
-    kernel = [int(k) for k in np.atleast_1d(np.asarray(attribute(node, "kernel_shape")))]
-    shape = graph.shape(node.input[0])
-    ceil = bool(attribute(node, "ceil_mode", 0))
-    if (
-        shape is None
-        or None in shape[1:]
-        or attribute(node, "auto_pad", b"NOTSET") != b"NOTSET"
-    ):
-        return None
-    sizes = [int(d or 0) for d in shape[2:]]
-    oversized = any(k > size for k, size in zip(kernel, sizes, strict=True))
-    if not ceil and not oversized:
-        return None
-    windows = [_windows(node, axis, size, ceil=ceil) for axis, size in enumerate(sizes)]
-    return _pooled(graph, node, kernel, windows, int(shape[1] or 0))
-
-
-def _windows(node: onnx.NodeProto, axis: int, size: int, *, ceil: bool) -> _Axis:
-    kernel = _at(node, "kernel_shape", axis, 1)
-    rank = len(np.atleast_1d(np.asarray(attribute(node, "kernel_shape"))))
-    step, dilation = _at(node, "strides", axis, 1), _at(node, "dilations", axis, 1)
-    before, after = _at(node, "pads", axis, 0), _at(node, "pads", axis + rank, 0)
-    span = dilation * (kernel - 1) + 1
-    free = size + before + after - span
-    count = (-(-free // step) if ceil else free // step) + 1
-    if ceil and (count - 1) * step >= size + before:
-        count -= 1
-    counted_pads = bool(attribute(node, "count_include_pad", 0))
-    low, high = (0, before + size + after) if counted_pads else (before, before + size)
-    taps = np.arange(count)[:, None] * step + dilation * np.arange(kernel)[None]
-    counts = ((taps >= low) & (taps < high)).sum(axis=1)
-    end = max(0, (count - 1) * step + span - size - before)
-    return _Axis(step, dilation, before, end, counts)
-
-
-class _Axis:
-    """One pooled axis: stride, dilation, pads and how many elements each window averages."""
-
-    def __init__(
-        self, step: int, dilation: int, before: int, after: int, counts: Array
-    ) -> None:
-        self.step, self.dilation = step, dilation
-        self.before, self.after = before, after
-        self.counts = counts
-
-
-def _pooled(
-    graph: CopyGraph,
-    node: onnx.NodeProto,
-    kernel: Sequence[int],
-    axes: Sequence[_Axis],
-    channels: int,
-) -> str:
-    ones = graph.constant(np.ones((channels, 1, *kernel), dtype=np.float32))
-    total = graph.node(
-        "Conv",
-        node.input[0],
-        ones,
-        group=channels,
-        kernel_shape=list(kernel),
-        strides=[a.step for a in axes],
-        dilations=[a.dilation for a in axes],
-        pads=list(itertools.chain([a.before for a in axes], [a.after for a in axes])),
-    )
-    counts = np.ones((1, 1), dtype=np.float32)
-    for axis in axes:
-        counts = counts[..., None] * axis.counts.astype(np.float32)
-    return graph.node("Div", total, graph.constant(counts))
-
-
-def _at(node: onnx.NodeProto, name: str, index: int, default: int) -> int:
-    values = attribute(node, name)
-    return default if values is None else int(np.atleast_1d(np.asarray(values))[index])

@@ -187,7 +187,7 @@ def _private_float32(student: ir.Model) -> onnx.ModelProto:
             tensor.CopyFrom(_tensor(value.numpy(), tensor.name))
     if opset_of(model) < OLDEST_OPSET:
         model = _raised(model)
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         _widen(graph)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
@@ -205,12 +205,13 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all bodies in it."""
     yield graph
     for node in graph.node:
         for entry in node.attribute:
             if entry.HasField("g"):
-                yield from _graphs(entry.g)
+                yield from graphs(entry.g)
 
 
 def _widen(graph: onnx.GraphProto) -> None:

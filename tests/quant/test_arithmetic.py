@@ -37,9 +37,8 @@ def weights(draw: st.DrawFn) -> tuple[Weight, QuantScheme]:
     return (rng.standard_normal(shape) * spread).astype(dtype), scheme
 
 
-def scale_at(scale: Weight, index: tuple[int, ...], axis: int | None) -> np.float32:
-    value = scale[()] if axis is None else scale[index[axis]]
-    return np.float32(value)
+def scale_at(scale: Weight, index: tuple[int, ...], axis: int | None) -> float:
+    return float(scale[()] if axis is None else scale[index[axis]])
 
 
 @settings(max_examples=150, deadline=None)
@@ -52,7 +51,7 @@ def test_codes_and_values_are_those_of_the_loop(case: tuple[Weight, QuantScheme]
     assert codes.dtype.name == scheme.dtype
     assert values.dtype == np.float32
     for index in itertools.product(*(range(n) for n in weight.shape)):
-        step = scale_at(scale, index, scheme.axis)
+        step = np.float32(scale_at(scale, index, scheme.axis))
         code = round(float(np.float32(weight[index]) / step))  # Python rounds half to even
         code = min(max(code, scheme.low), scheme.high)
         assert int(codes[index]) == code
@@ -67,7 +66,7 @@ def test_error_is_at_most_half_a_scale(case: tuple[Weight, QuantScheme]) -> None
     values = dequantize(quantize(weight, scale, scheme), scale, scheme)
     exact = weight.astype(np.float32)
     for index in itertools.product(*(range(n) for n in weight.shape)):
-        step = float(scale_at(scale, index, scheme.axis))
+        step = scale_at(scale, index, scheme.axis)
         # Half a step, and the rounding of the division and the product in float32.
         bound = step * 0.5 + 2 * np.finfo(np.float32).eps * abs(float(exact[index]))
         assert abs(float(values[index]) - float(exact[index])) <= bound
@@ -132,7 +131,7 @@ def test_codes_are_those_of_onnx_runtime(axis: int | None) -> None:
     scheme = QuantScheme(axis=axis)
     scale = weight_scales(x, scheme) * np.float32(0.7)  # some values are clipped
     zero = np.zeros(scale.shape, dtype=np.int8)
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     q = onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attributes)
     d = onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], **attributes)
     graph = onnx.helper.make_graph(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gpusq_compiler.runtime.flavour import INSTALL_TRAINING, can_train
-from gpusq_compiler.runtime.samples import Array, Feeds
 from gpusq_compiler.runtime.session import session_options
 from gpusq_compiler.train.job import ParameterGroup, TrainJob
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpusq_compiler.runtime.samples import Array, Feeds
 
 EPSILON = 1e-5
 
@@ -87,8 +90,8 @@ def transformer(
     }
     for name, value in ints.items():
         net.constant(name, np.array(value, np.int64))
-    for value in (0.5, 1.0, 2.0**0.5, (width / heads) ** -0.5):
-        net.constant(f"c{value:.4f}", np.array(value, np.float32))
+    for number in (0.5, 1.0, 2.0**0.5, (width / heads) ** -0.5):
+        net.constant(f"c{number:.4f}", np.array(number, np.float32))
     for block in range(depth):
         stream = _block(net, stream, f"b{block}", width, heads)
     pooled = net.add("ReduceMean", stream, axes=[1], keepdims=0)
@@ -102,7 +105,9 @@ def _zeros(net: Net, name: str, size: int) -> str:
 
 
 def _norm(net: Net, x: str, name: str, width: int) -> str:
-    scale = net.constant(f"{name}_s", (1 + 0.1 * net.rng.normal(size=width)).astype(np.float32))
+    scale = net.constant(
+        f"{name}_s", (1 + 0.1 * net.rng.normal(size=width)).astype(np.float32)
+    )
     return net.add(
         "LayerNormalization", x, scale, _zeros(net, f"{name}_b", width), epsilon=EPSILON
     )
@@ -114,7 +119,9 @@ def _linear(net: Net, x: str, name: str, fan_in: int, fan_out: int) -> str:
 
 
 def _block(net: Net, stream: str, name: str, width: int, heads: int) -> str:
-    qkv = _linear(net, _norm(net, stream, f"{name}_n1", width), f"{name}_qkv", width, 3 * width)
+    qkv = _linear(
+        net, _norm(net, stream, f"{name}_n1", width), f"{name}_qkv", width, 3 * width
+    )
     parts = net.add("Reshape", qkv, "split")
     moved = net.add("Transpose", parts, perm=[2, 0, 3, 1, 4])
     q, k, v = (
@@ -126,7 +133,9 @@ def _block(net: Net, stream: str, name: str, width: int, heads: int) -> str:
     mixed = net.add("MatMul", net.add("Softmax", scaled, axis=-1), v)
     back = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), "merge")
     stream = net.add("Add", stream, _linear(net, back, f"{name}_proj", width, width))
-    hidden = _linear(net, _norm(net, stream, f"{name}_n2", width), f"{name}_up", width, 4 * width)
+    hidden = _linear(
+        net, _norm(net, stream, f"{name}_n2", width), f"{name}_up", width, 4 * width
+    )
     erf = net.add("Erf", net.add("Div", hidden, "c1.4142"))
     gelu = net.add("Mul", net.add("Mul", hidden, net.add("Add", erf, "c1.0000")), "c0.5000")
     down = _linear(net, gelu, f"{name}_down", 4 * width, width)
@@ -155,7 +164,7 @@ def _conv_bn(net: Net, x: str, name: str, fan_in: int, fan_out: int) -> str:
     return net.add("BatchNormalization", y, *names)
 
 
-def quantized(model: ir.Model, *, x_scale: float = 0.05) -> ir.Model:
+def quantized(model: ir.Model, *, x_scale: float = 0.02) -> ir.Model:
     """The model with Q/DQ on weights (per output channel) and inputs of Conv, Gemm, MatMul."""
     proto = ir.to_proto(model)
     weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
@@ -209,12 +218,10 @@ class ArraySamples:
         return {name: array[rows] for name, array in self.arrays.items()}
 
 
-def samples(
-    model: ir.Model, count: int, *, classes: int = 0, seed: int = 0
-) -> ArraySamples:
+def samples(model: ir.Model, count: int, *, classes: int = 0, seed: int = 0) -> ArraySamples:
     """Normal inputs, with random labels when there are classes."""
     rng = np.random.default_rng(seed)
-    shape = [d for d in model.graph.inputs[0].shape or ()][1:]
+    shape = list(model.graph.inputs[0].shape or ())[1:]
     x = rng.normal(size=(count, *(int(str(d)) for d in shape))).astype(np.float32)
     arrays: dict[str, Array] = {"x": x}
     if classes:
@@ -266,11 +273,15 @@ needs_training = pytest.mark.skipif(
 )
 
 
-def run(model: onnx.ModelProto | bytes, feeds: Feeds) -> dict[str, Array]:
+def run(
+    model: onnx.ModelProto | bytes, feeds: Feeds, *, optimize: bool = True
+) -> dict[str, Array]:
     """All outputs of a protobuf model; feeds that it does not want are ignored."""
     content = model if isinstance(model, bytes) else model.SerializeToString()
     session = onnxruntime.InferenceSession(
-        content, session_options(threads=1), providers=["CPUExecutionProvider"]
+        content,
+        session_options(threads=1, optimize=optimize),
+        providers=["CPUExecutionProvider"],
     )
     wanted = {value.name: feeds[value.name] for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]

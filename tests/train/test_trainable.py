@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -11,12 +12,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.runtime.samples import Array
 from gpusq_compiler.runtime.session import Session
 from gpusq_compiler.train.quantizers import LearnedStep
 from gpusq_compiler.train.rewrites import REWRITES
 from gpusq_compiler.train.trainable import training_copy
 from tests.train import nets
+
+if TYPE_CHECKING:
+    from gpusq_compiler.runtime.samples import Array
 
 NETS = {"transformer": nets.transformer, "convnet": nets.convnet}
 
@@ -42,9 +45,12 @@ def test_without_quantizers_it_equals_the_float_model(name: str) -> None:
 def test_with_quantizers_it_equals_the_qdq_graph(name: str) -> None:
     model = nets.quantized(NETS[name]())
     feeds = nets.samples(model, 64).arrays
+    copy = copied(model)
     expected = Session(model, optimize=False)(feeds)["logits"]
-    found = nets.run(copied(model), feeds)["logits"]
-    assert cosine(found, expected) >= 0.9999
+    found = nets.run(copy, feeds, optimize=False)["logits"]
+    assert found == pytest.approx(expected, abs=1e-5)
+    # Fusions round differently, which moves some values across a rounding threshold.
+    assert cosine(nets.run(copy, feeds)["logits"], expected) >= 0.9999
     unquantized = nets.run(copied(model, quantize=False), feeds)["logits"]
     assert np.abs(unquantized - expected).max() > 10 * np.abs(found - expected).max()
 
@@ -56,7 +62,9 @@ def test_no_quantizer_is_left_and_names_stay(name: str) -> None:
     operators = {node.op_type for node in copy.graph.node}
     assert not operators & {"QuantizeLinear", "DequantizeLinear", "BatchNormalization"}
     produced = {name for node in copy.graph.node for name in node.output}
-    dequantized = {v.name for node in model.graph for v in node.outputs if "_q" not in str(v.name)}
+    dequantized = {
+        v.name for node in model.graph for v in node.outputs if "_q" not in str(v.name)
+    }
     assert dequantized <= produced | {"conv_bn"}
     assert len({node.name for node in copy.graph.node}) == len(copy.graph.node)
 
@@ -70,7 +78,7 @@ def qdq_model(
     zero: int = 0,
 ) -> ir.Model:
     zeros = helper.make_tensor("zero", kind, scale.shape, [zero] * scale.size)
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     x = "x" if weight is None else "w"
     nodes = [
         helper.make_node("QuantizeLinear", [x, "scale", "zero"], ["q"], **attributes),
@@ -160,12 +168,16 @@ def test_pairs_may_share_a_scale() -> None:
 def test_half_precision_becomes_float32() -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
-    g (float16[N,2] x) => (float16[N,2] y) <float16[2,2] w = {1, 2, 3, 4}> {
+    g (float16[N,2] x) => (float16[N,2] y) <float16[2,2] w = {0, 0, 0, 0}> {
         a = MatMul(x, w)
         b = Cast<to=10>(a)
         y = Relu(b)
     }"""
-    found = nets.run(copied(ir.from_onnx_text(text)), {"x": np.eye(2, dtype=np.float32)})["y"]
+    model = ir.from_onnx_text(text)
+    model.graph.initializers["w"].const_value = ir.tensor(
+        np.array([[1, 2], [3, 4]], np.float16), name="w"
+    )
+    found = nets.run(copied(model), {"x": np.eye(2, dtype=np.float32)})["y"]
     assert found.dtype == np.float32
     assert found.tolist() == [[1, 2], [3, 4]]
 
@@ -179,7 +191,7 @@ def test_the_student_is_left_alone() -> None:
 
 SMALL = "float[N,4,6,6]"
 BODIES = {
-    "AveragePool": "AveragePool<kernel_shape=[4,4], strides=[3,3], ceil_mode=1, pads=[1,1,1,1]>(x)",
+    "AveragePool": "AveragePool<kernel_shape=[4,4], strides=[3,3], ceil_mode=1>(x)",
     "Celu": "Celu<alpha=0.7>(x)",
     "DepthToSpace": 'DepthToSpace<blocksize=2, mode="CRD">(x)',
     "Dropout": "Dropout(x)",
@@ -209,14 +221,14 @@ BODIES = {
 def operator_model(body: str) -> ir.Model:
     text = f"""
     <ir_version: 8, opset_import: ["": 18]>
-    g ({SMALL} x) => (float y, float loss)
+    g ({SMALL} x) => (float y, float z)
     <float[4] four = {{0.5, 1, 1.5, 2}}, float[4] quarter = {{0.1, 0.2, 0.3, 0.4}},
      float[4,1,1] four1 = {{0.5, -1, 1.5, 2}}, float[6] six = {{1, 2, 3, 4, 5, 6}},
      float[2] group = {{1.5, 0.5}}, float[2] half = {{0.5, -0.5}},
      int64[8] pads = {{0, 0, 1, 2, 0, 0, 2, 1}}, int64[1] axes = {{3}}> {{
         y = {body}
         c = Sin(y)
-        loss = ReduceMean<keepdims=0>(c)
+        z = ReduceMean<keepdims=0>(c)
     }}"""
     model = ir.from_onnx_text(text)
     model.graph.outputs[0].shape = None
@@ -260,7 +272,7 @@ def test_average_pool_with_ceil_mode(pads: str, counted: int, kernel: list[int])
 
 def _pool_axis(size: int, kernel: int, step: int, before: int, after: int) -> list[list[int]]:
     """Positions of each window inside the padded axis, as PyTorch counts them."""
-    windows = []
+    windows: list[list[int]] = []
     start = -before
     while start < size and (not windows or start + kernel - step < size + after):
         windows.append([t for t in range(start, start + kernel) if t < size + after])

@@ -1,0 +1,106 @@
+"""What is counted of one tensor, batch by batch, in constant memory.
+
+Both histograms divide the magnitudes by rules that do not depend on what is seen first, so the
+order of batches, and how they are cut, cannot matter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+DROPPED_BITS = 16
+FIXED_BINS = 1 << 15
+LINEAR_BINS = 1 << 12
+
+_SMALLEST_POWER = -126
+"""Of a normal float32: finer bins than this one divides into are not needed."""
+
+
+class Largest:
+    """A running maximum of the magnitude."""
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+
+    def update(self, values: npt.NDArray[Any]) -> None:
+        """See one batch."""
+        if values.size:
+            self.see(np.abs(values.astype(np.float32)).ravel())
+
+    def see(self, magnitudes: npt.NDArray[np.float32]) -> None:
+        """See one batch that is not empty."""
+        self.largest = max(self.largest, float(magnitudes.max()))
+
+    def absmax(self) -> float:
+        """The largest magnitude."""
+        return self.largest
+
+
+class FixedBins(Largest):
+    """Magnitudes by the upper 15 bits of a float32: 128 equal bins in each power of two.
+
+    A bin ``[a, a + width]`` has ``width <= a / 128``, whatever the distribution.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counts = np.zeros(FIXED_BINS, dtype=np.int64)
+
+    def see(self, magnitudes: npt.NDArray[np.float32]) -> None:
+        """Count one batch."""
+        super().see(magnitudes)
+        bins = magnitudes.view(np.uint32) >> DROPPED_BITS
+        self._counts += np.bincount(bins, minlength=FIXED_BINS)
+
+    def occupied(self) -> tuple[Counts, Floats, Floats]:
+        """Counts, lower and upper edges of the bins that are not empty, in rising order.
+
+        Zeros, and what is smaller than 2**-133, are left out.
+        """
+        bins = np.flatnonzero(self._counts[1:]) + 1
+        low, high = (
+            ((bins + step).astype(np.uint32) << DROPPED_BITS).view(np.float32).astype(float)
+            for step in (0, 1)
+        )
+        return self._counts[bins], low, np.minimum(high, np.finfo(np.float32).max)
+
+
+class LinearBins(Largest):
+    """Magnitudes in 4096 equal bins of ``[0, 2**power)``, the smallest such range.
+
+    A larger value doubles the range: neighbours are merged, exactly. So the bins are those
+    that the largest value of all asks for, as if it had been known from the start. Zeros are
+    left out: they are exact at every scale.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._power = _SMALLEST_POWER
+        self._counts: Counts = np.zeros(LINEAR_BINS, dtype=np.int64)
+
+    def see(self, magnitudes: npt.NDArray[np.float32]) -> None:
+        """Count one batch."""
+        super().see(magnitudes)
+        self._widen(math.frexp(self.largest)[1])
+        scaled = np.ldexp(magnitudes[magnitudes > 0].astype(float), -self._power)
+        bins = (scaled * LINEAR_BINS).astype(np.int64)
+        self._counts += np.bincount(bins, minlength=LINEAR_BINS)
+
+    def _widen(self, power: int) -> None:
+        merged = 1 << min(max(0, power - self._power), 12)
+        sums = self._counts.reshape(-1, merged).sum(axis=1)
+        self._counts = np.concatenate([sums, np.zeros(LINEAR_BINS - len(sums), np.int64)])
+        self._power = max(power, self._power)
+
+    def used(self) -> tuple[Counts, float]:
+        """Counts up to the bin of the largest value, 2049 to 4096 of them, and their width."""
+        filled = np.flatnonzero(self._counts)
+        end = int(filled[-1]) + 1 if len(filled) else 0
+        return self._counts[:end], math.ldexp(1 / LINEAR_BINS, self._power)

@@ -1,0 +1,113 @@
+"""Models and teachers that are no models, or not whole, or do not fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bad_input.case import (
+    ONE_SHOT,
+    REFUSED,
+    UNREADABLE,
+    Case,
+    check,
+    content,
+    cut,
+    folder_of,
+    gone,
+    huge_header,
+    link,
+    model,
+    parameters,
+    together,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXTERNAL = model(external=True)
+EARLY_TEACHER = "model.onnx --passes prune,quantize --data data.npz --teacher "
+
+MODELS = [
+    Case("missing", "no.onnx --passes prune", UNREADABLE, ("no.onnx", "No such file")),
+    Case("folder", "m --passes prune", UNREADABLE, ("m:", "folder"), folder_of("m")),
+    Case("dangling link", "l.onnx --passes prune", UNREADABLE, ("l.onnx",), link("l.onnx")),
+    Case("empty", "e.onnx --passes prune", REFUSED, ("empty",), content("e.onnx", b"")),
+    Case(
+        "text",
+        "t.onnx --passes prune",
+        REFUSED,
+        ("t.onnx", "not an ONNX model"),
+        content("t.onnx", "this is no model\n"),
+    ),
+    Case("truncated", ONE_SHOT, REFUSED, ("truncated",), cut("model.onnx", 0.6)),
+    Case("an archive", "data.npz --passes prune", REFUSED, ("data.npz", "not an ONNX model")),
+    Case("bad lengths", "bad.onnx --passes prune", REFUSED, ("bad.onnx",), huge_header),
+    Case(
+        "without its weights",
+        ONE_SHOT,
+        REFUSED,
+        ("model.data", "missing", "first"),
+        together(EXTERNAL, gone("model.data")),
+    ),
+    Case(
+        "with half of its weights",
+        ONE_SHOT,
+        REFUSED,
+        ("model.data", "truncated"),
+        together(EXTERNAL, cut("model.data", 0.5)),
+    ),
+    Case(
+        "weights that are a folder",
+        ONE_SHOT,
+        REFUSED,
+        ("model.data",),
+        together(EXTERNAL, gone("model.data"), folder_of("model.data")),
+    ),
+]
+
+TEACHERS = [
+    Case("teacher missing", f"{EARLY_TEACHER} no.onnx", UNREADABLE, ("no.onnx",)),
+    Case(
+        "teacher no model",
+        f"{EARLY_TEACHER} t.onnx",
+        REFUSED,
+        ("t.onnx",),
+        content("t.onnx", "text"),
+    ),
+    Case(
+        "teacher with other inputs",
+        f"{EARLY_TEACHER} t.onnx",
+        REFUSED,
+        ("t.onnx", "inputs", "12"),
+        model("t.onnx", inputs=12),
+    ),
+    Case(
+        "teacher with another input name",
+        f"{EARLY_TEACHER} t.onnx",
+        REFUSED,
+        ("t.onnx", "inputs", "image"),
+        model("t.onnx", feed="image"),
+    ),
+    Case(
+        "teacher with other outputs",
+        f"{EARLY_TEACHER} t.onnx",
+        REFUSED,
+        ("t.onnx", "outputs", "5"),
+        model("t.onnx", outputs=5),
+    ),
+]
+
+CASES = [*MODELS, *TEACHERS]
+
+
+@pytest.mark.parametrize("case", parameters(CASES))
+def test_one_line_and_nothing_written(
+    case: Case,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(case, tmp_path, capfd)

@@ -1,0 +1,107 @@
+"""Options that do not exist, or values that do not fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bad_input.case import (
+    ONE_SHOT,
+    QAT,
+    REFUSED,
+    UNREADABLE,
+    USAGE,
+    Case,
+    check,
+    content,
+    data,
+    parameters,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTING = "model.onnx --passes prune,qat --set "
+
+CASES = [
+    Case("no passes", "model.onnx --passes ''", USAGE, ("--passes", "empty")),
+    Case("neither passes nor recipe", "model.onnx", USAGE, ("passes", "recipe")),
+    Case(
+        "passes and recipe",
+        "model.onnx --passes prune --recipe one-shot",
+        USAGE,
+        ("either passes or a recipe",),
+    ),
+    Case("unknown pass", "model.onnx --passes prune,qad", USAGE, ("'qad'", "qat")),
+    Case(
+        "qat before quantize", "model.onnx --passes qat,quantize", USAGE, ("quantize", "qat")
+    ),
+    Case("freeze before qat", "model.onnx --passes freeze,qat", USAGE, ("freeze", "qat")),
+    Case("--set without a value", f"{SETTING} qat.steps", USAGE, ("--set", "qat.steps")),
+    Case("--set without an option", f"{SETTING} qat=3", USAGE, ("--set", "qat=3")),
+    Case("--set of an unknown pass", f"{SETTING} qad.steps=3", USAGE, ("'qad'", "qat")),
+    Case("--set of an unknown option", f"{SETTING} qat.step=3", USAGE, ("'step'", "steps")),
+    Case("--set with a bad value", f"{SETTING} qat.steps=many", USAGE, ("qat.steps", "many")),
+    Case("--set too deep", f"{SETTING} prune.score.a.b=1", USAGE, ("score.a.b",)),
+    Case(
+        "--set of an unknown component", f"{SETTING} prune.score=hessean", USAGE, ("hessean",)
+    ),
+    Case("negative steps", f"{QAT} --steps -1", USAGE, ("qat.steps", "-1")),
+    Case("steps that are no number", f"{QAT} --steps ten", USAGE, ("--steps", "ten")),
+    Case("batches of nothing", f"{QAT} --batch-size 0", USAGE, ("batch_size", "0")),
+    Case("learning rate NaN", f"{QAT} --lr nan", USAGE, ("learning_rate", "nan")),
+    Case("negative seed", f"{QAT} --seed -1", USAGE, ("--seed", "-1")),
+    Case("no time", f"{QAT} --budget 0", USAGE, ("--budget", "0")),
+    Case("no threads", f"{QAT} --threads 0", USAGE, ("threads", "0")),
+    Case("unknown target", f"{QAT} --target tpu", USAGE, ("--target", "tpu", "onnxruntime")),
+    Case("unknown device", f"{QAT} --device tpu", USAGE, ("--device", "tpu", "cuda")),
+    Case("unknown option", f"{QAT} --stepps 3", USAGE, ("--stepps", "--steps")),
+    Case("no model at all", "--passes prune", USAGE, ("MODEL",)),
+    Case("two models", "model.onnx model.onnx --passes prune", USAGE, ("model.onnx",)),
+    Case("nothing at all", "", USAGE, ("MODEL", "--help")),
+    Case(
+        "unknown metric",
+        f"{ONE_SHOT} --data data.npz --metric acuracy",
+        USAGE,
+        ("'acuracy'", "accuracy"),
+    ),
+    Case(
+        "accuracy without labels",
+        f"{ONE_SHOT} --data data.npz --metric accuracy",
+        REFUSED,
+        ("labels", "accuracy"),
+        data(labels=None),
+    ),
+    Case(
+        "accuracy without data",
+        f"{ONE_SHOT} --metric accuracy",
+        REFUSED,
+        ("labels", "accuracy"),
+    ),
+    Case(
+        "metric that fails",
+        f"{ONE_SHOT} --data data.npz --metric metric.py:score",
+        REFUSED,
+        ("metric.py:score", "KeyError"),
+        content("metric.py", "def score(outputs, feeds):\n    return outputs['z']"),
+        late=True,
+    ),
+    Case(
+        "metric that is missing",
+        f"{ONE_SHOT} --data data.npz --metric metric.py:score",
+        UNREADABLE,
+        ("metric.py",),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", parameters(CASES))
+def test_one_line_and_nothing_written(
+    case: Case,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(case, tmp_path, capfd)

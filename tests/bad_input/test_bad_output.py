@@ -1,0 +1,115 @@
+"""Outputs that cannot be written or would destroy what is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.bad_input.case import (
+    ONE_SHOT,
+    UNREADABLE,
+    Case,
+    check,
+    content,
+    data,
+    folder_of,
+    model,
+    parameters,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXTERNAL = model(external=True)
+EARLY_TEACHER = "model.onnx --passes prune,quantize --data data.npz --teacher "
+SHARDS = "model.onnx --passes prune,quantize --data shards"
+LOADER = "model.onnx --passes prune,quantize --data loader.py:feeds"
+RECIPE = "model.onnx --recipe r.toml"
+
+CASES = [
+    Case("missing folder", f"{ONE_SHOT} -o no/m.onnx", UNREADABLE, ("no", "does not exist")),
+    Case(
+        "missing report folder", f"{ONE_SHOT} --report no/r.json", UNREADABLE, ("no", "exist")
+    ),
+    Case("output is the input", f"{ONE_SHOT} -o model.onnx", UNREADABLE, ("overwrite", "-o")),
+    Case(
+        "output is the input by another path",
+        f"{ONE_SHOT} -o sub/../model.onnx",
+        UNREADABLE,
+        ("overwrite",),
+        folder_of("sub"),
+    ),
+    Case(
+        "output is the weights' file",
+        f"{ONE_SHOT} -o model.data",
+        UNREADABLE,
+        ("model.data", "overwrite"),
+        EXTERNAL,
+    ),
+    Case(
+        "output is the data",
+        f"{ONE_SHOT} --data data.npz -o data.npz",
+        UNREADABLE,
+        ("data.npz", "overwritten"),
+    ),
+    Case(
+        "output is a shard",
+        f"{SHARDS} -o shards/a.npz",
+        UNREADABLE,
+        ("a.npz", "overwritten"),
+        data("shards/a.npz"),
+    ),
+    Case(
+        "output is the loader",
+        f"{LOADER} -o loader.py",
+        UNREADABLE,
+        ("loader.py", "overwritten"),
+        content("loader.py", "def feeds(): ..."),
+    ),
+    Case(
+        "output is the recipe",
+        f"{RECIPE} -o r.toml",
+        UNREADABLE,
+        ("r.toml", "overwritten"),
+        content("r.toml", '[[pass]]\nuse = "prune"'),
+    ),
+    Case(
+        "output is the teacher",
+        f"{EARLY_TEACHER} t.onnx -o t.onnx",
+        UNREADABLE,
+        ("t.onnx", "overwritten"),
+        model("t.onnx"),
+    ),
+    Case(
+        "report is the data",
+        f"{ONE_SHOT} --data data.npz --report data.npz",
+        UNREADABLE,
+        ("data.npz", "overwritten"),
+    ),
+    Case("output is a folder", f"{ONE_SHOT} -o m", UNREADABLE, ("folder",), folder_of("m")),
+    Case(
+        "report is the output",
+        f"{ONE_SHOT} -o o.onnx --report o.onnx",
+        UNREADABLE,
+        ("o.onnx", "--report"),
+    ),
+    Case(
+        "working folder is a file",
+        f"{ONE_SHOT} --workdir data.npz",
+        UNREADABLE,
+        ("data.npz", "--workdir"),
+    ),
+    Case("output is empty text", f"{ONE_SHOT} -o ''", UNREADABLE, ("folder",)),
+]
+
+
+@pytest.mark.parametrize("case", parameters(CASES))
+def test_one_line_and_nothing_written(
+    case: Case,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(case, tmp_path, capfd)

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from gpusq_compiler.errors import DataError, OptionError, PreconditionError
+from gpusq_compiler.ir import claims
+from gpusq_compiler.passes.base import Context, PassResult
+from gpusq_compiler.passes.canonicalize import Canonicalize
+from gpusq_compiler.passes.pipeline import Pipeline
+from gpusq_compiler.passes.prune import Prune
+from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.quant.observers import MinMax, Percentile
+from gpusq_compiler.runtime.samples import Array
+from gpusq_compiler.runtime.session import Session
+from tests import tiny
+from tests.train.nets import ArraySamples
+
+ContextFor = Callable[..., Context]
+EXACT = Quantize(observer=MinMax())
+
+
+def quantized(
+    model: ir.Model, context_for: ContextFor, step: Quantize = EXACT, **fields: Any
+) -> PassResult:
+    steps = (Canonicalize(), step)
+    return Pipeline(passes=steps).run(model, context_for(model, **fields))[-1].result
+
+
+def reasons(result: PassResult) -> dict[str, str]:
+    return {finding.where: finding.rule for finding in result.skipped}
+
+
+def producers(model: ir.Model, name: str) -> list[str]:
+    """Operators before the two factors of a node."""
+    found = [value.producer() for value in tiny.node(model, name).inputs[:2] if value]
+    return [producer.op_type if producer else "" for producer in found]
+
+
+def codes(values: Array, scale: Array, low: int) -> Array:
+    """Quantize one value at a time."""
+    flat = [
+        min(127, max(low, round(float(np.float32(v) / np.float32(s)))))
+        for v, s in np.broadcast(values, scale)
+    ]
+    return np.array(flat).reshape(np.broadcast(values, scale).shape)
+
+
+@pytest.mark.parametrize(
+    ("which", "name", "axis"),
+    [
+        ("mlp", "w1", 1),
+        ("conv_bn_relu", "w3", 0),
+        ("residual", "w2", 0),
+        ("attention", "w_qkv", 1),
+        ("int4_weight", "w", 1),
+    ],
+)
+def test_weights_get_one_scale_per_output_channel(
+    which: str, name: str, axis: int, context_for: ContextFor
+) -> None:
+    model = tiny.MODELS[which]()
+    weight = tiny.weight(model, name)
+    quantized(model, context_for)
+    scale = tiny.weight(model, f"{name}.scale")
+    expected = [np.abs(weight.take(c, axis)).max() / np.float32(127) for c in range(len(scale))]
+    assert scale.dtype == np.float32
+    assert len(scale) == weight.shape[axis]
+    assert np.array_equal(scale, np.array(expected))
+    pair = [tiny.node(model, f"{name}.{kind}Linear") for kind in ("Quantize", "Dequantize")]
+    for node in pair:
+        assert node.attributes["axis"].as_int() == axis
+        assert node.metadata_props[claims.PASS] == "quantize"
+    zero = tiny.weight(model, f"{name}.zero_point")
+    assert zero.dtype == np.int8
+    assert not zero.any()
+    assert np.array_equal(tiny.weight(model, name), weight)
+
+
+def test_activations_get_the_range_that_was_seen(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    dense = tiny.mlp()
+    x = tiny.samples(model).arrays["x"]
+    result = quantized(model, context_for)
+    hidden = np.maximum(x @ tiny.weight(dense, "w1") + tiny.weight(dense, "b1"), 0)
+    scales = {str(row["tensor"]): row["scale"] for row in result.tables["tensors"]}
+    assert scales["x"] == pytest.approx(float(np.abs(x).max()) / 127, rel=1e-6)
+    assert scales["h"] == pytest.approx(float(hidden.max()) / 127, rel=1e-5)
+    assert result.metrics == {"layers": 2, "weights": 2, "activations": 2}
+
+
+def test_both_factors_are_quantized_and_nothing_else(context_for: ContextFor) -> None:
+    model = tiny.residual()
+    quantized(model, context_for)
+    for conv in ("Conv.c1", "Conv.c2", "Conv.y"):
+        assert producers(model, conv) == ["DequantizeLinear", "DequantizeLinear"]
+    # The residual sum and its skip side stay float.
+    assert producers(model, "Add.s") == ["Conv", "Relu"]
+    assert tiny.operators(model).count("QuantizeLinear") == 6
+
+
+def test_outputs_stay_near_the_float_model(context_for: ContextFor) -> None:
+    model, dense = tiny.mlp(), tiny.mlp()
+    x = tiny.samples(model).arrays["x"]
+    quantized(model, context_for)
+    w = {name: tiny.weight(dense, name) for name in ("w1", "b1", "w2", "b2")}
+    s = {name: tiny.weight(model, f"{name}.scale") for name in ("w1", "w2", "x", "h")}
+    x_q = codes(x, s["x"], -128) * s["x"]
+    h = np.maximum(x_q @ (codes(w["w1"], s["w1"], -127) * s["w1"]) + w["b1"], 0)
+    expected = (codes(h, s["h"], -128) * s["h"]) @ (codes(w["w2"], s["w2"], -127) * s["w2"])
+    found = Session(model, threads=1, optimize=False)({"x": x})["y"]
+    # A value of h that sits on a rounding threshold may move by one step of h.
+    step = float(s["h"]) * float(np.abs(w["w2"]).max())
+    assert np.abs(found - (expected + w["b2"])).max() <= step
+    assert np.median(np.abs(found - (expected + w["b2"]))) < 1e-5
+
+
+def test_a_shared_weight_and_a_shared_activation_get_one_pair(context_for: ContextFor) -> None:
+    model = tiny.model_of("""
+    net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w, float[8, 8] v> {
+        a = MatMul(x, w)
+        b = MatMul(x, v)
+        c = Add(a, b)
+        y = MatMul(c, w)
+    }""")
+    result = quantized(model, context_for)
+    assert [row["tensor"] for row in result.tables["tensors"]] == ["w", "x", "v", "c"]
+    assert tiny.operators(model).count("QuantizeLinear") == 4
+
+
+def test_a_weight_used_along_two_axes_gets_two_pairs(context_for: ContextFor) -> None:
+    model = tiny.model_of("""
+    net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w> {
+        h = MatMul(x, w)
+        y = Gemm<transB = 1>(h, w)
+    }""")
+    quantized(model, context_for)
+    axes = [
+        node.attributes["axis"].as_int()
+        for node in model.graph
+        if node.op_type == "QuantizeLinear" and node.inputs[0] is model.graph.initializers["w"]
+    ]
+    assert axes == [1, 0]
+    assert "w.scale.2" in model.graph.initializers
+
+
+def test_a_weight_that_is_an_output_stays_float_there(context_for: ContextFor) -> None:
+    model = tiny.shared_weight()
+    model.graph.outputs.append(model.graph.initializers["w"])
+    quantized(model, context_for)
+    assert model.graph.outputs[1] is model.graph.initializers["w"]
+    assert producers(model, "MatMul.a") == ["DequantizeLinear", "DequantizeLinear"]
+
+
+def test_bodies_are_left_with_a_reason(context_for: ContextFor) -> None:
+    model = tiny.if_branch()
+    result = quantized(model, context_for)
+    assert reasons(result) == {
+        "then_branch/MatMul.inner": "in-body",
+        "else_branch/MatMul.outer": "in-body",
+    }
+    assert result.metrics["layers"] == 1
+
+
+def test_other_types_are_left_with_a_reason(context_for: ContextFor) -> None:
+    assert reasons(quantized(tiny.bf16_matmul(), context_for)) == {"MatMul.b": "not-float32"}
+    result = quantized(tiny.int4_weight(), context_for)
+    assert reasons(result) == {"MatMul.h": "already-quantized"}
+
+
+def test_pruned_zeros_stay_zero(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    steps = (Canonicalize(), Prune(), Quantize())
+    Pipeline(passes=steps).run(model, context_for(model))
+    weight, scale = tiny.weight(model, "w1"), tiny.weight(model, "w1.scale")
+    assert not codes(weight, scale, -127)[weight == 0].any()
+    assert claims.sparsity_of(model.graph.initializers["w1"]) is not None
+
+
+def test_a_weight_of_zeros_gets_a_scale_above_zero(context_for: ContextFor) -> None:
+    model = tiny.bf16_matmul()
+    model = tiny.mlp()
+    value = model.graph.initializers["w2"]
+    value.const_value = ir.tensor(np.zeros((32, 10), np.float32), name="w2")
+    result = quantized(model, context_for)
+    assert (tiny.weight(model, "w2.scale") > 0).all()
+    rows = {str(row["tensor"]): row["relative_error"] for row in result.tables["tensors"]}
+    assert rows["w2"] == 0.0
+    assert rows["x"] is None
+    assert rows["w1"] == pytest.approx(0.006, abs=0.004)
+
+
+class Counting:
+    """Samples that remember which rows were read, and how many at a time."""
+
+    def __init__(self, samples: ArraySamples) -> None:
+        self._samples = samples
+        self.count, self.has_labels = samples.count, False
+        self.rows: list[list[int]] = []
+
+    def take(self, rows: Any) -> Mapping[str, Array]:
+        self.rows.append(rows.tolist())
+        return self._samples.take(rows)
+
+
+def test_samples_and_batch_size(context_for: ContextFor) -> None:
+    chosen = []
+    for seed in (0, 0, 1):
+        model = tiny.mlp()
+        data = Counting(tiny.samples(model, 40))
+        step = Quantize(samples=10, batch_size=4)
+        quantized(model, context_for, step, data=data, seed=seed)
+        assert [len(rows) for rows in data.rows] == [4, 4, 2]
+        chosen.append(sum(data.rows, []))
+    assert len(set(chosen[0])) == 10
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_the_observer_chooses_the_range(context_for: ContextFor) -> None:
+    scales = []
+    for observer in (MinMax(), Percentile(percentile=50.0)):
+        model = tiny.mlp()
+        quantized(model, context_for, Quantize(observer=observer))
+        scales.append(float(tiny.weight(model, "x.scale")))
+    median = float(np.median(np.abs(tiny.samples(tiny.mlp()).arrays["x"])))
+    assert scales[1] == pytest.approx(median / 127, rel=1 / 64)
+    assert scales[1] < scales[0] / 3
+
+
+def test_include_and_exclude(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    result = quantized(model, context_for, Quantize(include=("Gemm",)))
+    assert reasons(result) == {"MatMul.z": "user"}
+    assert producers(model, "MatMul.z") == ["Relu", ""]
+    with pytest.raises(OptionError, match=r"quantize.exclude: 'w9' matches no layer"):
+        quantized(tiny.mlp(), context_for, Quantize(exclude=("w9",)))
+
+
+def test_without_data_it_says_how_to_give_some(context_for: ContextFor) -> None:
+    with pytest.raises(PreconditionError, match=r"quantize: needs samples.*--data"):
+        quantized(tiny.mlp(), context_for, data=None)
+
+
+def test_activations_that_are_not_finite_are_refused(context_for: ContextFor) -> None:
+    data = tiny.samples(tiny.mlp())
+    data.arrays["x"][3] = np.inf
+    with pytest.raises(DataError, match="'x'"):
+        quantized(tiny.mlp(), context_for, data=data)
+
+
+@pytest.mark.parametrize("option", ["samples", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_that_cannot_be_are_refused(option: str, value: int) -> None:
+    with pytest.raises(OptionError, match=rf"quantize.{option}: {value} is too small"):
+        Quantize(**{option: value})  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""One pass and one loss for gpusq-compiler."""

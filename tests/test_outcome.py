@@ -1,0 +1,195 @@
+"""What a compile leaves behind: report, metadata, and the same bytes for the same request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+
+from gpusq_compiler import watch
+from gpusq_compiler.compile import compile_model
+from gpusq_compiler.passes import registry
+from gpusq_compiler.passes.options import options_of
+from tests import shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE_SHOT = ("--passes", "prune,quantize")
+DATA = ("--data", "data.npz")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
+    return shell.write(tmp_path)
+
+
+@pytest.fixture
+def compiled(folder: Path, capfd: pytest.CaptureFixture[str]) -> Path:
+    """A folder in which the model was pruned and quantized."""
+    shell.good("model.onnx", *ONE_SHOT, *DATA, capture=capfd)
+    return folder
+
+
+def metadata(path: Path) -> dict[str, str]:
+    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}
+
+
+def test_report_is_complete(compiled: Path) -> None:
+    report = shell.report_of(compiled)
+    assert report.keys() == {
+        "format",
+        "source",
+        "output",
+        "recipe",
+        "target",
+        "data",
+        "quality",
+        "latencies",
+        "passes",
+        "versions",
+    }
+    for part, name in (("source", "model.onnx"), ("output", "model.gpusq.onnx")):
+        path = compiled / name
+        wanted = {"path": name, "bytes": path.stat().st_size, "sha256": shell.digest(path)}
+        assert report[part] == wanted
+    wanted = {"origin": "given", "training": 58, "held_out": 6, "labels": True}
+    assert report["data"] == wanted
+    quality = report["quality"]
+    assert (quality["metric"], quality["measured_on"]) == ("accuracy", "held-out")
+    assert quality["verified"] is True
+    assert list(quality["after"]) == ["dense", "prune", "quantize", "freeze"]
+    assert all(0 <= value <= 1 for value in quality["after"].values())
+    assert [found["batch"] for found in report["latencies"]] == [1, 32]
+    assert all(found["dense"] > 0 < found["compressed"] for found in report["latencies"])
+    assert {"gpusq-compiler", "python", "onnx", "numpy"} <= report["versions"].keys()
+    keys = {"pass", "options", "seconds", "changed", "left_alone"}
+    for step in report["passes"]:
+        assert keys | {"metrics", "tables", "series"} == step.keys()
+        assert step["options"].keys() <= {
+            option.name for option in options_of(registry.find(step["pass"]))
+        }
+
+
+def test_recipe_of_the_report_repeats_the_run(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = shell.report_of(compiled)["recipe"]
+    (compiled / "again.toml").write_text(recipe)
+    again = ("--recipe", "again.toml", *DATA, "-o", "again.onnx", "-q")
+    shell.good("model.onnx", *again, capture=capfd)
+    assert shell.digest(compiled / "again.onnx") == shell.digest(compiled / "model.gpusq.onnx")
+    assert (
+        shell.report_of(compiled, "again.json")["recipe"]
+        == shell.report_of(compiled)["recipe"]
+    )
+    assert (
+        metadata(compiled / "again.onnx")["gpusq.recipe"]
+        == shell.report_of(compiled)["recipe"]
+    )
+
+
+@pytest.mark.training
+def test_recipe_of_a_trained_run_repeats_it(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained = ("--passes", "prune,qat", "--steps", "6", "--seed", "3", "-q")
+    shell.good("model.onnx", *DATA, *trained, capture=capfd)
+    (folder / "again.toml").write_text(shell.report_of(folder)["recipe"])
+    again = ("--recipe", "again.toml", "-o", "again.onnx", "-q")
+    shell.good("model.onnx", *DATA, *again, capture=capfd)
+    assert shell.digest(folder / "again.onnx") == shell.digest(folder / "model.gpusq.onnx")
+
+
+LOADER = """
+import numpy as np
+
+def feeds():
+    with np.load("data.npz") as stored:
+        arrays = dict(stored)
+    for start in range(0, 64, 24):
+        yield {name: array[start : start + 24] for name, array in arrays.items()}
+"""
+
+
+def test_data_in_every_form_give_the_same_bytes(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arrays = shell.arrays()
+    (compiled / "shards").mkdir()
+    for number, rows in enumerate(np.split(np.arange(64), [10, 11])):
+        shard = {name: array[rows] for name, array in arrays.items()}
+        shell.save(compiled / "shards" / f"{number}.npz", shard)
+    (compiled / "loader.py").write_text(LOADER)
+    for number, form in enumerate(("shards", "loader.py:feeds")):
+        out = ("-o", f"{number}.onnx", "-q")
+        shell.good("model.onnx", *ONE_SHOT, "--data", form, *out, capture=capfd)
+    compile_model("model.onnx", passes="prune,quantize", data=arrays, out="2.onnx")
+    wanted = shell.digest(compiled / "model.gpusq.onnx")
+    assert {shell.digest(compiled / f"{n}.onnx") for n in range(3)} == {wanted}
+
+
+def test_other_data_give_other_bytes(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arrays = shell.arrays()
+    shell.save(compiled / "data.npz", {**arrays, "x": 2 * arrays["x"]})
+    shell.good("model.onnx", *ONE_SHOT, *DATA, "-o", "other.onnx", "-q", capture=capfd)
+    assert shell.digest(compiled / "other.onnx") != shell.digest(compiled / "model.gpusq.onnx")
+
+
+def test_without_data_everything_says_unverified(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = shell.call(["model.onnx", *ONE_SHOT], capfd)
+    assert outcome.code == 0
+    assert "unverified" in outcome.err
+    assert "UNVERIFIED" in outcome.out
+    # Likeness to the dense model is all that synthesised inputs can show.
+    assert "accuracy" not in outcome.out
+    report = shell.report_of(folder)
+    assert report["quality"]["verified"] is False
+    assert report["quality"]["measured_on"] == "synthesised inputs"
+    assert report["data"]["origin"] == "synthesised"
+    assert "unverified" in metadata(folder / "model.gpusq.onnx")["gpusq.accuracy"]
+
+
+def test_with_data_for_evaluation_alone(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = shell.call(["model.onnx", *ONE_SHOT, "--eval-data", "data.npz"], capfd)
+    assert outcome.code == 0
+    assert "synthesised" in outcome.err
+    assert "unverified" not in (outcome.err + outcome.out).lower()
+    report = shell.report_of(folder)
+    assert report["data"]["origin"] == "synthesised"
+    assert report["quality"]["verified"] is True
+
+
+def test_with_data_nothing_says_unverified(compiled: Path) -> None:
+    assert "gpusq.accuracy" not in metadata(compiled / "model.gpusq.onnx")
+
+
+def test_eval_data_are_only_reported(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell.save(compiled / "eval.npz", shell.arrays(12))
+    given = (*DATA, "--eval-data", "eval.npz", "-o", "e.onnx", "-q")
+    shell.good("model.onnx", *ONE_SHOT, *given, capture=capfd)
+    assert shell.digest(compiled / "e.onnx") == shell.digest(compiled / "model.gpusq.onnx")
+    assert shell.report_of(compiled, "e.json")["quality"]["measured_on"] == "eval-data"
+
+
+@pytest.mark.parametrize("metric", ["topk", "psnr", "cosine", "metric.py:score"])
+def test_metrics(metric: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "metric.py").write_text("def score(outputs, feeds):\n    return 0.25\n")
+    given = (*DATA, "--metric", metric)
+    out = shell.good("model.onnx", "--passes", "prune", *given, capture=capfd)
+    quality = shell.report_of(folder)["quality"]
+    assert quality["metric"] == metric
+    assert f"{metric} (held-out)" in out
+    assert (quality["after"]["prune"] == 0.25) == (metric == "metric.py:score")

@@ -1,0 +1,173 @@
+"""Every loss against its formula in numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from gpusq_compiler.errors import OptionError, TrainingError
+from gpusq_compiler.train.job import Loss, LossGraph
+from gpusq_compiler.train.losses import FeatureError, HardLabel, OutputError, SoftLogits
+from gpusq_compiler.train.lossgraph import loss_model
+from gpusq_compiler.train.quantizers import LearnedStep
+from gpusq_compiler.train.trainable import training_copy
+from tests.train import nets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpusq_compiler.runtime.samples import Array
+
+TEXT = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4] x) => (float[N,4] logits, float[N,4,1] image) <int64[1] two = {2}> {
+    logits = Mul(x, x)
+    middle = Sin(x)
+    image = Unsqueeze(middle, two)
+}"""
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(6, 4)).astype(np.float32)
+LABELS = RNG.integers(4, size=6)
+TEACHER = {
+    "logits": RNG.normal(size=(6, 4)).astype(np.float32),
+    "middle": RNG.normal(size=(6, 4)).astype(np.float32),
+    "image": RNG.normal(size=(6, 4, 1)).astype(np.float32),
+}
+STUDENT = {"logits": X * X, "middle": np.sin(X), "image": np.sin(X)[:, :, None]}
+
+
+def evaluated(
+    *terms: Loss,
+    features: tuple[str, ...] = (),
+    with_teacher: bool = True,
+    with_labels: bool = True,
+    text: str = TEXT,
+) -> dict[str, float]:
+    """The total as ``loss`` and every series."""
+    copy = training_copy(ir.from_onnx_text(text), LearnedStep())
+    loss = loss_model(
+        copy, terms, features, with_teacher=with_teacher, with_labels=with_labels
+    )
+    feeds: dict[str, Array] = {"x": X, "labels": LABELS}
+    feeds.update({f"teacher.{name}": value for name, value in TEACHER.items()})
+    found = nets.run(loss.model, feeds)
+    series = {name: float(found[tensor]) for name, tensor in loss.series.items()}
+    return {"loss": float(found[loss.loss]), **series}
+
+
+def log_softmax(x: Array) -> Array:
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def relative(name: str) -> float:
+    gap = TEACHER[name] - STUDENT[name]
+    return float((gap**2).mean() / (TEACHER[name] ** 2).mean())
+
+
+def test_hard_label() -> None:
+    logs = log_softmax(STUDENT["logits"])
+    expected = -np.mean([logs[row, label] for row, label in enumerate(LABELS)])
+    found = evaluated(HardLabel(weight=3.0))
+    assert found["hard-label"] == pytest.approx(expected, rel=1e-5)
+    assert found["loss"] == pytest.approx(3 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_soft_logits(temperature: float) -> None:
+    expected = 0.0
+    for s, t in zip(STUDENT["logits"], TEACHER["logits"], strict=True):
+        p, q = (np.exp(log_softmax(v / temperature)) for v in (t, s))
+        expected += temperature**2 * float(np.sum(p * np.log(p / q))) / len(X)
+    found = evaluated(SoftLogits(temperature=temperature))
+    assert found["soft-logits"] == pytest.approx(expected, rel=1e-4)
+    assert found["loss"] == pytest.approx(10 * expected, rel=1e-4)
+
+
+def test_output_error_takes_what_soft_logits_leaves() -> None:
+    assert evaluated(OutputError())["loss"] == pytest.approx(relative("image"), rel=1e-5)
+    both = relative("image") + relative("logits")
+    assert evaluated(OutputError(logits=True))["loss"] == pytest.approx(both, rel=1e-5)
+
+
+def test_feature_error_records_every_layer() -> None:
+    found = evaluated(FeatureError(), features=("middle", "image"))
+    assert found["feature/middle"] == pytest.approx(relative("middle"), rel=1e-5)
+    assert found["feature/image"] == pytest.approx(relative("image"), rel=1e-5)
+    expected = (relative("middle") + relative("image")) / 2
+    assert found["feature-error"] == pytest.approx(expected, rel=1e-5)
+    assert found["loss"] == pytest.approx(5 * expected, rel=1e-5)
+
+
+def test_feature_error_weighs_layers_and_records_them_unweighted() -> None:
+    found = evaluated(FeatureError(factors=(0.5, 1.5)), features=("middle", "image"))
+    expected = (0.5 * relative("middle") + 1.5 * relative("image")) / 2
+    assert found["feature-error"] == pytest.approx(expected, rel=1e-5)
+    assert found["feature/middle"] == pytest.approx(relative("middle"), rel=1e-5)
+
+
+def test_factors_must_fit_the_layers() -> None:
+    with pytest.raises(OptionError, match="1 factors for 2 critical layers"):
+        evaluated(FeatureError(factors=(1.0,)), features=("middle", "image"))
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    terms = (HardLabel(), SoftLogits(), OutputError(weight=2.0), FeatureError())
+    found = evaluated(*terms, features=("middle",))
+    expected = sum(term.weight * found[term.name] for term in terms)
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_terms_of_one_kind_keep_their_own_series() -> None:
+    found = evaluated(SoftLogits(temperature=1.0), SoftLogits(temperature=4.0))
+    assert found["soft-logits"] != found["soft-logits#2"]
+
+
+@pytest.mark.parametrize(("term", "options"), [
+    (HardLabel(), {"with_labels": False}),
+    (SoftLogits(), {"with_teacher": False}),
+    (OutputError(), {"with_teacher": False}),
+    (FeatureError(), {"features": ()}),
+    (SoftLogits(weight=0.0), {}),
+])  # fmt: skip
+def test_a_term_that_does_not_apply_is_left_out(
+    term: Loss, options: Mapping[str, Any]
+) -> None:
+    found = evaluated(term, _Plain(), **options)
+    assert set(found) == {"loss", "plain"}
+
+
+def test_no_applicable_term_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="none of the losses hard-label applies"):
+        evaluated(HardLabel(), with_labels=False)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(OptionError, match=r"soft-logits\.temperature"):
+        SoftLogits(temperature=temperature)
+
+
+def test_soft_logits_is_zero_for_equal_logits() -> None:
+    text = TEXT.replace("logits = Mul(x, x)", "logits = Identity(teacher_copy)").replace(
+        "(float[N,4] x)", "(float[N,4] x, float[N,4] teacher_copy)"
+    )
+    copy = training_copy(ir.from_onnx_text(text), LearnedStep())
+    loss = loss_model(copy, [SoftLogits()], (), with_teacher=True, with_labels=False)
+    feeds = {"x": X, "teacher_copy": X, "teacher.logits": X}
+    assert nets.run(loss.model, feeds)[loss.loss] == pytest.approx(0, abs=1e-6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plain(Loss):
+    """The mean of the first output."""
+
+    name: ClassVar[str] = "plain"
+    needs_teacher: ClassVar[bool] = False
+
+    def build(self, graph: LossGraph) -> str | None:
+        return graph.node("ReduceMean", graph.student(graph.outputs[0]), keepdims=0)
