@@ -40,7 +40,7 @@ def gpusq(ctx: click.Context) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--passes", metavar="LIST", help="Passes by name: prune,qat")
 @click.option("--recipe", metavar="FILE|PRESET", help="TOML recipe in place of --passes")
-@click.option("--data", metavar="D", help=".npz, folder of .npz, or module.py:function")
+@click.option("--data", metavar="D", help=".npz, folder of .npz or images, module.py:function")
 @click.option("--eval-data", metavar="D", help="The same; only ever reported")
 @click.option("--metric", metavar="M", help="accuracy, topk, psnr, cosine, module.py:function")
 @click.option("--teacher", metavar="ONNX", help="Distil from this model, not from MODEL")

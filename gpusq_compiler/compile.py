@@ -112,13 +112,13 @@ def run(plan: Plan, request: Request) -> CompileReport:
     request.require_outputs(model)
     with workdir_of(plan, request) as workdir:
         ctx = context.context_of(plan, model, request, workdir)
-        evaluator = context.evaluator_of(model, request, ctx)
+        evaluator = context.evaluator_of(model, request, ctx, plan.images)
         for line in _described(plan, request, model, ctx):
             request.events.note(line)
         watch = Watch(model.clone(), ctx, evaluator)
         steps = plan.pipeline.run(model, ctx, on_step=watch)
         latencies = watch.latencies(model)
-        recipe = recipes.recipe_text([step.ran for step in steps], plan.seed)
+        recipe = recipes.recipe_text([step.ran for step in steps], plan.seed, plan.images)
         _stamp(model, recipe, request)
         written = io.save(model, request.output)
         report = CompileReport(

@@ -19,8 +19,10 @@ from gpusq_compiler.train.loop import OrtTrainer
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from gpusq_compiler.calibration.images import Images
     from gpusq_compiler.recipe import Plan
     from gpusq_compiler.request import Request
+    from gpusq_compiler.runtime.events import Events
     from gpusq_compiler.runtime.samples import Samples
 
 
@@ -32,7 +34,15 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
         ModelError: The teacher does not fit the model.
         FileError: Something cannot be read.
     """
-    samples = samples_of(request.data, model, workdir, plan.seed, request.metric)
+    samples = samples_of(
+        request.data,
+        model,
+        workdir,
+        plan.seed,
+        request.metric,
+        images=plan.images,
+        events=request.events,
+    )
     data, held_out = _split(samples, plan.seed)
     trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
     return Context(
@@ -51,11 +61,15 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
     )
 
 
-def evaluator_of(model: ir.Model, request: Request, ctx: Context) -> Evaluator | None:
+def evaluator_of(
+    model: ir.Model, request: Request, ctx: Context, images: Images | None = None
+) -> Evaluator | None:
     """The metric on ``--eval-data``, else on the held-out tenth; None without either."""
     samples = ctx.held_out
     if request.eval_data is not None:
-        samples = open_data(request.eval_data, model, ctx.workdir, request.metric)
+        samples = open_data(
+            request.eval_data, model, ctx.workdir, request.metric, images=images
+        )
     if samples is None:
         return None
     return Evaluator.of(
@@ -64,7 +78,13 @@ def evaluator_of(model: ir.Model, request: Request, ctx: Context) -> Evaluator |
 
 
 def open_data(
-    source: object, model: ir.Model, workdir: Path, metric: str | None = None
+    source: object,
+    model: ir.Model,
+    workdir: Path,
+    metric: str | None = None,
+    *,
+    images: Images | None = None,
+    events: Events | None = None,
 ) -> Samples:
     """Data as the command line or Python names them, checked against the model's inputs.
 
@@ -73,17 +93,26 @@ def open_data(
     specs = input_specs(model)
     classes = None if metric == "psnr" else _classes(model)
     if isinstance(source, str | Path):
-        return batches.load(str(source), specs, workdir=workdir, classes=classes)
+        return batches.load(
+            str(source), specs, workdir=workdir, classes=classes, images=images, events=events
+        )
     return batches.from_arrays(source, specs, workdir=workdir, classes=classes)
 
 
 def samples_of(
-    source: object, model: ir.Model, workdir: Path, seed: int, metric: str | None = None
+    source: object,
+    model: ir.Model,
+    workdir: Path,
+    seed: int,
+    metric: str | None = None,
+    *,
+    images: Images | None = None,
+    events: Events | None = None,
 ) -> Samples:
     """Data as the user names them, synthesised where none are named."""
     if source is None:
         return synthetic.synthesize(model, seed=seed)
-    return open_data(source, model, workdir, metric)
+    return open_data(source, model, workdir, metric, images=images, events=events)
 
 
 def _split(samples: Samples, seed: int) -> tuple[Samples, Samples | None]:

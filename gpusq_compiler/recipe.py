@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tomlkit
 import tomlkit.exceptions
 
+from gpusq_compiler.calibration.images import Images
 from gpusq_compiler.errors import FileError, OptionError, RecipeError
 from gpusq_compiler.passes import options, registry
 from gpusq_compiler.passes.pipeline import Pipeline
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from gpusq_compiler.passes.base import Pass
 
 PRESETS = Path(__file__).parent / "recipes"
-KEYS = ("seed", "pass")
+KEYS = ("seed", "pass", "data")
+IMAGES = "data.images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Overrides:
         steps: For every training pass.
         batch_size: For every training pass.
         learning_rate: For every training pass.
-        settings: ``pass.option=value`` texts.
+        settings: ``pass.option=value`` and ``data.images.option=value`` texts.
     """
 
     steps: int | None = None
@@ -46,20 +48,34 @@ class Overrides:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Passes with all their options, in order, and the seed."""
+    """Passes with all their options, in order, how images are read, and the seed."""
 
     pipeline: Pipeline
+    images: Images = Images()
     seed: int = 0
 
     def text(self) -> str:
         """The canonical recipe that repeats the run."""
-        return recipe_text(self.pipeline.passes, self.seed)
+        return recipe_text(self.pipeline.passes, self.seed, self.images)
 
 
 @dataclasses.dataclass
 class _Entry:
     name: str
     values: dict[str, Any]
+
+
+@dataclasses.dataclass
+class _Draft:
+    entries: list[_Entry]
+    images: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+
+    def plan(self) -> Plan:
+        pipeline = Pipeline(passes=tuple(_build(entry) for entry in self.entries))
+        pipeline.check_order()
+        images = options.build(Images, self.images, find=registry.find_component, where=IMAGES)
+        return Plan(pipeline=pipeline, images=images, seed=self.seed)
 
 
 def plan_of(
@@ -82,21 +98,25 @@ def plan_of(
             "give either passes or a recipe", remedy="For example: --passes prune,qat"
         )
     if passes is not None:
-        recipe_seed, entries = 0, _completed(_Entry(name, {}) for name in _names(passes))
+        draft = _Draft(_completed(_Entry(name, {}) for name in _names(passes)))
     else:
         assert recipe is not None
-        recipe_seed, entries = _sound_entries(recipe)
-    _override(entries, overrides or Overrides())
-    pipeline = _pipeline(entries)
-    if seed is not None and seed < 0:
+        draft = _sound_draft(recipe)
+    if seed is not None:
+        draft.seed = seed
+    if draft.seed < 0:
         raise OptionError(f"{seed} is negative", where="seed", remedy="Count from 0")
-    return Plan(pipeline=pipeline, seed=recipe_seed if seed is None else seed)
+    _override(draft, overrides or Overrides())
+    return draft.plan()
 
 
-def recipe_text(passes: Iterable[Pass], seed: int) -> str:
+def recipe_text(passes: Iterable[Pass], seed: int, images: Images | None = None) -> str:
     """The TOML from which the same passes are built again."""
     document: dict[str, object] = {"seed": seed, "pass": []}
     document["pass"] = [{"use": step.name, **options.dump(step)} for step in passes]
+    if images is not None and images != Images():
+        table = {name: value for name, value in options.dump(images).items() if value != []}
+        document["data"] = {"images": table}
     return tomlkit.dumps(document)
 
 
@@ -117,25 +137,19 @@ def _names(passes: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _sound_entries(recipe: str | Path) -> tuple[int, list[_Entry]]:
+def _sound_draft(recipe: str | Path) -> _Draft:
     """A recipe that is sound by itself: what is wrong inside is no wrong command line."""
-    seed, entries = _read(recipe)
+    draft = _read(recipe)
     try:
-        entries = _completed(entries)
-        _pipeline(entries)
+        draft.entries = _completed(draft.entries)
+        draft.plan()
     except OptionError as error:
         where = ", ".join(filter(None, [str(recipe), error.where]))
         raise RecipeError(error.what, where=where, remedy=error.remedy) from error
-    return seed, entries
+    return draft
 
 
-def _pipeline(entries: Iterable[_Entry]) -> Pipeline:
-    pipeline = Pipeline(passes=tuple(_build(entry) for entry in entries))
-    pipeline.check_order()
-    return pipeline
-
-
-def _read(recipe: str | Path) -> tuple[int, list[_Entry]]:
+def _read(recipe: str | Path) -> _Draft:
     path = Path(recipe)
     if not path.exists() and str(recipe) in presets():
         path = PRESETS / f"{recipe}.toml"
@@ -157,10 +171,10 @@ def _read(recipe: str | Path) -> tuple[int, list[_Entry]]:
         raise RecipeError(
             f"is not TOML: {error}", where=str(path), remedy="Correct that line"
         ) from error
-    return _entries(document, str(path))
+    return _drafted(document, str(path))
 
 
-def _entries(document: Mapping[str, Any], where: str) -> tuple[int, list[_Entry]]:
+def _drafted(document: Mapping[str, Any], where: str) -> _Draft:
     for key in document:
         if key not in KEYS:
             raise RecipeError(
@@ -171,7 +185,28 @@ def _entries(document: Mapping[str, Any], where: str) -> tuple[int, list[_Entry]
         raise RecipeError(
             f"seed '{seed}' is not an integer from 0 on", where=where, remedy="Write: seed = 0"
         )
-    tables = document.get("pass", [])
+    return _Draft(
+        entries=_entries(document.get("pass", []), where),
+        images=_images(document.get("data", {}), where),
+        seed=seed,
+    )
+
+
+def _images(table: object, where: str) -> dict[str, Any]:
+    """The table ``[data.images]``: all that a recipe says of data."""
+    keys = list(table) if isinstance(table, dict) else []
+    images = table.get("images", {}) if isinstance(table, dict) else None
+    if not isinstance(images, dict) or keys not in ([], ["images"]):
+        wrong = ", ".join(key for key in keys if key != "images") or "its form"
+        raise RecipeError(
+            f"[data] holds only the table images, not {wrong}",
+            where=where,
+            remedy="Write, for example: [data.images] size = 224; files go to --data",
+        )
+    return dict(_underscored(images, where))
+
+
+def _entries(tables: object, where: str) -> list[_Entry]:
     if not isinstance(tables, list) or not tables:
         raise RecipeError(
             "holds no [[pass]]", where=where, remedy='Add: [[pass]] use = "prune"'
@@ -186,7 +221,7 @@ def _entries(document: Mapping[str, Any], where: str) -> tuple[int, list[_Entry]
             )
         values = _underscored({k: v for k, v in table.items() if k != "use"}, where)
         entries.append(_Entry(table["use"].replace("_", "-"), values))
-    return seed, entries
+    return entries
 
 
 def _underscored(value: Any, where: str) -> Any:
@@ -227,21 +262,21 @@ def _helpers(step: type[Pass], named: set[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _override(entries: list[_Entry], overrides: Overrides) -> None:
+def _override(draft: _Draft, overrides: Overrides) -> None:
     common = {
         "steps": overrides.steps,
         "batch_size": overrides.batch_size,
         "learning_rate": overrides.learning_rate,
     }
-    for entry in entries:
+    for entry in draft.entries:
         known = {option.name for option in options.options_of(registry.find(entry.name))}
         if "steps" in known:
             entry.values |= {k: v for k, v in common.items() if v is not None}
     for setting in overrides.settings:
-        _set(entries, setting)
+        _set(draft, setting)
 
 
-def _set(entries: list[_Entry], setting: str) -> None:
+def _set(draft: _Draft, setting: str) -> None:
     path, equals, text = setting.partition("=")
     name, *keys = path.strip().split(".")
     if not equals or not keys or not all(keys):
@@ -250,9 +285,12 @@ def _set(entries: list[_Entry], setting: str) -> None:
             where="--set",
             remedy="For example: --set qat.steps=100",
         )
-    matching = [entry for entry in entries if entry.name == name.replace("_", "-")]
+    if path.strip().startswith(f"{IMAGES}.") and len(keys) == 2:
+        draft.images[keys[1].replace("-", "_")] = _value(text.strip())
+        return
+    matching = [entry for entry in draft.entries if entry.name == name.replace("_", "-")]
     if not matching:
-        planned = [entry.name for entry in entries]
+        planned = [entry.name for entry in draft.entries]
         raise OptionError(
             f"the plan has no pass '{name}'", where="--set", remedy=options.near(name, planned)
         )

@@ -6,8 +6,11 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
@@ -152,7 +155,14 @@ def _key(plan: Plan, request: Request) -> str:
 
 
 def _fingerprint(source: object) -> str:
-    """Identity of an input: path, size and time of files, the type of objects in memory."""
+    """Identity of an input: path, size and time of files, content of arrays in memory."""
+    if isinstance(source, Mapping):
+        digest = hashlib.sha256()
+        for name, values in source.items():
+            array = np.ascontiguousarray(values)
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
     if not isinstance(source, str | Path):
         return repr(source) if isinstance(source, float | None) else type(source).__name__
     found = [(file.name, file.stat()) for file in _files(source) if file.exists()]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.passes.base import Context
 from gpusq_compiler.runtime.flavour import INSTALL_TRAINING, can_train
 from gpusq_compiler.train.fixed import FixedTrainer
 from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import onnx_ir as ir
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

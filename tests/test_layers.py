@@ -1,16 +1,19 @@
-"""The shape of the package: imports go down, heavy ones stay in their place, all is explained."""
+"""The shape of the package: imports go down, heavy ones stay put, all is explained."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import gpusq_compiler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKAGE = Path(gpusq_compiler.__file__).parent
 ROOT = PACKAGE.parent
@@ -19,7 +22,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-# From top to bottom; what stands in one line may not import each other, except within a folder.
+# From top to bottom; names in one line may not import each other.
 LAYERS = (
     ("__main__",),
     ("cli",),
@@ -155,7 +158,9 @@ def test_the_doors_lead_to_the_package() -> None:
     else:  # a checkout without symbolic links holds the target as text
         assert door.read_text().strip() == "gpusq_compiler/passes"
     tree = ast.parse((ROOT / "cli.py").read_text())
-    assert [n.module for n in tree.body if isinstance(n, ast.ImportFrom)] == ["gpusq_compiler.cli"]
+    assert [n.module for n in tree.body if isinstance(n, ast.ImportFrom)] == [
+        "gpusq_compiler.cli"
+    ]
     assert len(tree.body) == 3
     done = subprocess.run(
         [sys.executable, "cli.py", "--version"],

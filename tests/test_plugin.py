@@ -27,8 +27,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(PLUGIN, folder / "source")
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "-q")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options]
-        + ["--target", str(folder / "site"), str(folder / "source")],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            *options,
+            "--target",
+            str(folder / "site"),
+            str(folder / "source"),
+        ],
         check=True,
         capture_output=True,
     )
@@ -45,7 +53,9 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def gpusq(*arguments: str, paths: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
+def gpusq(
+    *arguments: str, paths: list[Path], folder: Path
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*paths, ROOT]))}
     return subprocess.run(
         [sys.executable, "-m", "gpusq_compiler", *arguments],

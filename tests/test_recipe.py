@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpusq_compiler.errors import FileError, GpusqError, OptionError, RecipeError
-from gpusq_compiler.passes.base import Pass
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
@@ -14,6 +12,11 @@ from gpusq_compiler.quant.observers import MinMax, Percentile
 from gpusq_compiler.recipe import Overrides, Plan, plan_of, presets, recipe_text
 from gpusq_compiler.train.losses import FeatureError, HardLabel, SoftLogits
 from gpusq_compiler.train.quantizers import FixedStep, LearnedStep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpusq_compiler.passes.base import Pass
 
 
 def names(plan: Plan) -> list[str]:
@@ -126,7 +129,9 @@ def test_precedence(recipe: Any) -> None:
     """)
     common = {"steps": 2, "batch_size": 2, "learning_rate": 2.0}
     plan = plan_of(
-        recipe=path, seed=9, overrides=Overrides(**common, settings=("qat.steps=3",))  # type: ignore[arg-type]
+        recipe=path,
+        seed=9,
+        overrides=Overrides(**common, settings=("qat.steps=3",)),  # type: ignore[arg-type]
     )
     qat = step(plan, "qat")
     assert (qat.steps, qat.batch_size, qat.learning_rate) == (3, 2, 2.0)
@@ -156,7 +161,12 @@ def test_common_options_are_for_training_passes_alone() -> None:
         ("qat.learning_rate=1e-3", "qat", "learning_rate", 1e-3),
         ("quantize.observer=minmax", "quantize", "observer", MinMax()),
         ("quantize.observer.use=minmax", "quantize", "observer", MinMax()),
-        ("quantize.observer.percentile=50", "quantize", "observer", Percentile(percentile=50.0)),
+        (
+            "quantize.observer.percentile=50",
+            "quantize",
+            "observer",
+            Percentile(percentile=50.0),
+        ),
         ("qat.losses=hard-label,soft-logits", "qat", "losses", (HardLabel(), SoftLogits())),
         ("qat.quantizer=lsq", "qat", "quantizer", LearnedStep()),
     ],

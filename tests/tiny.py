@@ -6,15 +6,19 @@ initializer, filled from ``default_rng(0)``. Every model reads ``x`` with a free
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from gpusq_compiler.runtime.samples import Array
 from tests.train.nets import ArraySamples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gpusq_compiler.runtime.samples import Array
 
 HEADER = '<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
 

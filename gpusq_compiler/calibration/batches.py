@@ -1,7 +1,7 @@
 """The user's data as samples that can be read by row, checked against the model's inputs.
 
-Data are an ``.npz`` file, a folder of such shards, a ``module.py:function`` that yields feeds,
-or, in Python, arrays and iterables of feeds.
+Data are an ``.npz`` file, a folder of such shards or of images, a ``module.py:function`` that
+yields feeds, or, in Python, arrays and iterables of feeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from gpusq_compiler.calibration import checks, functions
 from gpusq_compiler.calibration.archive import ArchiveReader
 from gpusq_compiler.calibration.columns import Column, MemoryColumn
 from gpusq_compiler.calibration.feeds import spooled
+from gpusq_compiler.calibration.images import Images, columns_of
 from gpusq_compiler.errors import DataError, FileError
+from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples
 
 if TYPE_CHECKING:
@@ -101,26 +103,42 @@ class Subset:
 
 
 def load(
-    spec: str, inputs: Sequence[InputSpec], *, workdir: Path, classes: int | None = None
+    spec: str,
+    inputs: Sequence[InputSpec],
+    *,
+    workdir: Path,
+    classes: int | None = None,
+    images: Images | None = None,
+    events: Events | None = None,
 ) -> Samples:
     """Open what ``--data`` or ``--eval-data`` names.
 
     Args:
-        spec: ``.npz`` file, folder of such files, or ``module.py:function``.
+        spec: ``.npz`` file, folder of such files or of images, or ``module.py:function``.
         inputs: What the model wants.
         workdir: Where data are unpacked that cannot be mapped in place.
         classes: Number of classes when labels must be class ids; None allows any labels.
+        images: How images are read.
+        events: Told what was assumed of images.
 
     Raises:
         FileError: Something cannot be read or written.
         DataError: The data do not fit the model.
+        MissingRuntime: There are images, and Pillow is not installed.
     """
     with _scratch(workdir, spec) as folder:
         function = functions.split_spec(spec)
         if function is not None:
-            columns = _called(*function, folder, spec)
-            return _samples([columns], [spec], inputs, classes, folder)
-        files = _files(Path(spec))
+            called = _called(*function, folder, spec)
+            return _samples([called], [spec], inputs, classes, folder)
+        path = Path(spec)
+        files = _files(path)
+        if not files:
+            note = (events or Silent()).note
+            columns = columns_of(path, inputs, images or Images(), classes=classes, note=note)
+            if columns is None:
+                raise _nothing_in(path)
+            return _samples([columns], [spec], inputs, classes, None)
         reader = ArchiveReader(folder)
         shards = [reader.read(file) for file in files]
         return _samples(shards, [str(file) for file in files], inputs, classes, folder)
@@ -233,19 +251,21 @@ def _scratch(workdir: Path, where: str) -> Iterator[Path]:
 
 
 def _files(path: Path) -> list[Path]:
+    """The archives that a path names; none where it is a folder without any."""
     if not path.exists():
         raise FileError(
             "there is no such file or folder",
             where=str(path),
-            remedy="Give an .npz file, a folder of them, or module.py:function",
+            remedy="Give an .npz file, a folder of them or of images, or module.py:function",
         )
     if path.is_file():
         return [path]
-    shards = sorted(path.glob("*.npz"))
-    if not shards:
-        raise DataError(
-            "holds no .npz files",
-            where=str(path),
-            remedy="Write some with np.savez",
-        )
-    return shards
+    return sorted(path.glob("*.npz"))
+
+
+def _nothing_in(folder: Path) -> DataError:
+    return DataError(
+        "holds no .npz files and no images",
+        where=str(folder),
+        remedy="Write some with np.savez",
+    )

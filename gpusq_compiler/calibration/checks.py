@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpusq_compiler.calibration.columns import Column, chunks, viewed
+from gpusq_compiler.calibration.pictures import ImageColumn
 from gpusq_compiler.errors import DataError
 from gpusq_compiler.runtime.samples import LABELS
 
@@ -126,7 +127,7 @@ def _counts(columns: Mapping[str, Column], where: str) -> None:
 
 
 def _finite(column: Column, where: str) -> None:
-    if column.dtype.kind in "fcV":
+    if column.dtype.kind in "fcV" and not isinstance(column, ImageColumn):
         sample = _first(column, lambda values: ~np.isfinite(values))
         if sample is not None:
             raise DataError(

@@ -64,7 +64,9 @@ class Snapshot:
 
 
 def _form(node: ir.Node) -> tuple[object, ...]:
-    attributes = tuple((key, _content(node.attributes[key])) for key in sorted(node.attributes))
+    attributes = tuple(
+        (key, _content(node.attributes[key])) for key in sorted(node.attributes)
+    )
     reads = tuple(value.name if value is not None else "" for value in node.inputs)
     writes = tuple(value.name for value in node.outputs)
     return node.domain, node.op_type, attributes, reads, writes

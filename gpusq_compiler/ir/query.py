@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
@@ -222,6 +223,16 @@ def _joins_two_branches(node: ir.Node) -> bool:
     if None in shapes:
         return False
     return len(set(map(str, shapes))) == 1 and len(shapes[0] or ()) >= 2
+
+
+def magnitude(model: ir.Model) -> float:
+    """Median over all weighted layers of the root mean square of their weights."""
+    sizes = [
+        float(np.sqrt(np.mean(np.square(use.value.const_value.numpy(), dtype=np.float64))))
+        for use in weight_uses(model)
+        if use.value.const_value is not None
+    ]
+    return float(np.median(sizes)) if sizes else 0.0
 
 
 def operations(model: ir.Model) -> int:

@@ -10,7 +10,6 @@ tensor. Weights stay float behind their pair until `freeze`, so that `qat` can t
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -18,18 +17,24 @@ import onnx_ir as ir
 
 from gpusq_compiler.calibration.batches import Subset
 from gpusq_compiler.calibration.collect import collect
-from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.errors import OptionError
+from gpusq_compiler.ir import query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
-from gpusq_compiler.quant.arithmetic import dequantize, quantize, scale_of, weight_scales
+from gpusq_compiler.quant.arithmetic import dequantize, quantize
 from gpusq_compiler.quant.observers import Observer, Percentile
-from gpusq_compiler.quant.placement import Site, gemm_inputs
+from gpusq_compiler.quant.placement import TARGETS, Placement, Scene, place
+from gpusq_compiler.quant.placement.gemms import weight_reader
+from gpusq_compiler.quant.placement.pairs import insert
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.quant.placement import Draft, Site
     from gpusq_compiler.runtime.samples import Array
 
-QUANTIZABLE = frozenset({ir.DataType.FLOAT})
+QUANTIZABLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,44 +52,73 @@ class Quantize(Pass):
     activations: Annotated[
         Literal["int8-per-tensor"], "integer type and granularity of activations"
     ] = "int8-per-tensor"
-    placement: Annotated[Literal["gemm-inputs"], "where the pairs go"] = "gemm-inputs"
+    placement: Annotated[Placement | None, "where pairs go; none: by the target"] = None
+    attention: Annotated[
+        Literal["all", "none"], "q, k, v and softmax together, where the placement asks for it"
+    ] = "all"
     observer: Annotated[Observer, "chooses the range of activations"] = Percentile()
     samples: Annotated[int, "calibration samples at most"] = 512
     batch_size: Annotated[int, "samples per calibration batch"] = 32
     include: Annotated[tuple[str, ...], "only these nodes, weights, operators or regexes"] = ()
     exclude: Annotated[tuple[str, ...], "but not these"] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        for name in ("samples", "batch_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise OptionError(
+                    f"{value} is too small", where=f"{self.name}.{name}", remedy=">= 1"
+                )
+
+    def resolve(self, model: ir.Model, ctx: Context) -> Quantize:
+        """Take the placement of the target where the user chose none."""
+        del model
+        return dataclasses.replace(self, placement=self.placement or TARGETS[ctx.target])
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Place, calibrate, insert."""
         uses = list(query.weight_uses(model))
         selection = Selection(self.include, self.exclude, uses, owner=self.name)
         refusals = [(use, _ineligible(use, model, selection)) for use in uses]
-        chosen = [use for use, finding in refusals if finding is None]
-        sites = gemm_inputs(
-            chosen, self.weights.partition("-")[0], self.activations.partition("-")[0]
+        scene = Scene(
+            graph=model.graph,
+            layers=tuple(use for use, finding in refusals if finding is None),
+            weights=self.weights.partition("-")[0],
+            activations=self.activations.partition("-")[0],
+            attention=self.attention,
         )
-        ranges = self._calibrate(model, [site for site in sites if not site.weight], ctx)
-        names = edit.Names(model)
-        rows = [_insert(model, site, ranges, names) for site in sites]
+        assert self.placement is not None, "resolved before"
+        draft = place(self.placement, scene)
+        ranges = self._calibrate(model, draft, ctx)
+        scales = insert(model, draft, ranges)
+        rows = [_row(site, scale) for site, scale in scales.items()]
+        findings = [finding for _, finding in refusals if finding is not None]
+        findings += [Finding(**dataclasses.asdict(refusal)) for refusal in draft.refusals]
         return PassResult(
-            changed=tuple(str(row["tensor"]) for row in rows),
-            skipped=tuple(finding for _, finding in refusals if finding is not None),
+            changed=tuple(dict.fromkeys(str(row["tensor"]) for row in rows)),
+            skipped=(*findings, *_never_seen(ranges)),
             metrics={
-                "layers": len(chosen),
-                "weights": sum(site.weight for site in sites),
-                "activations": sum(not site.weight for site in sites),
+                "layers": len(scene.layers),
+                "weights": sum(site.weight for site in scales),
+                "activations": sum(not site.weight for site in scales),
             },
             tables={"tensors": rows},
         )
 
-    def _calibrate(self, model: ir.Model, sites: list[Site], ctx: Context) -> dict[str, float]:
-        if not sites:
+    def _calibrate(self, model: ir.Model, draft: Draft, ctx: Context) -> dict[str, float]:
+        names = [
+            site.value.name or ""
+            for site in draft.sites
+            if not site.weight and site.fixed is None
+        ]
+        if not names:
             return {}
         data = ctx.samples(self.name)
         order = ctx.rng(self.name).permutation(data.count)[: self.samples]
         return collect(
             model,
-            [site.value.name or "" for site in sites],
+            names,
             Subset(data, np.sort(order)),
             self.observer,
             batch_size=self.batch_size,
@@ -99,76 +133,41 @@ def _ineligible(use: query.WeightUse, model: ir.Model, selection: Selection) -> 
     where = use.node.name or ""
     if refused is not None:
         return Finding(rule="user", where=where, reason=refused)
-    if use.node.inputs[use.operand] is not use.value:
+    if weight_reader(use) is None:
         return Finding(rule="already-quantized", where=where, reason="has quantizers already")
-    if use.node.graph is not model.graph:
-        return Finding(rule="in-body", where=where, reason="stands in the body of If or Loop")
+    activation = use.activation
+    if activation is not None and activation.graph is not model.graph:
+        reason = "its input is computed in the body of If or Loop, where nothing calibrates it"
+        return Finding(rule="in-body", where=where, reason=reason)
     tensor = use.value.const_value
     if tensor is None or tensor.dtype not in QUANTIZABLE:
         kind = "unknown" if tensor is None else tensor.dtype.name
-        return Finding(rule="not-float32", where=where, reason=f"the weight is {kind}")
+        return Finding(rule="not-float", where=where, reason=f"the weight is {kind}")
     return None
 
 
-def _insert(
-    model: ir.Model, site: Site, ranges: dict[str, float], names: edit.Names
-) -> dict[str, Cell]:
-    """Put one Q/DQ pair on a tensor and lead the site's readers to it."""
-    name = site.value.name or "tensor"
-    error: float | None = None
-    if site.weight:
-        assert site.value.const_value is not None
-        weight = site.value.const_value.numpy()
-        scale = weight_scales(weight, site.scheme)
-        error = _relative_error(weight, scale, site)
-    else:
-        scale = scale_of(ranges[name], site.scheme)
-    q, dq = _pair(model.graph, site, scale, names)
-    model.graph.insert_before(site.readers[0][0], [q, dq])
-    edit.redirect(site.readers, dq.outputs[0])
+def _row(site: Site, scale: Array) -> dict[str, Cell]:
     return {
-        "tensor": name,
+        "tensor": site.value.name or "",
         "kind": "weight" if site.weight else "activation",
+        "rule": site.rule,
         "scheme": str(site.scheme),
         "scale": float(np.max(scale)),
-        "relative_error": error,
+        "relative_error": _relative_error(site, scale) if site.weight else None,
     }
 
 
-def _pair(
-    graph: ir.Graph, site: Site, scale: Array, names: edit.Names
-) -> tuple[ir.Node, ir.Node]:
-    """A QuantizeLinear and its DequantizeLinear with their scale and zero point."""
-    name = site.value.name or "tensor"
-    step = edit.new_initializer(graph, names.fresh(f"{name}.scale"), np.asarray(scale))
-    zero = edit.new_initializer(
-        graph, names.fresh(f"{name}.zero_point"), np.zeros(np.shape(scale), np.int8)
-    )
-    step.metadata_props[claims.QUANTIZER] = str(site.scheme)
-    make = functools.partial(
-        edit.new_node,
-        author="quantize",
-        like=site.value,
-        attributes={} if site.scheme.axis is None else {"axis": site.scheme.axis},
-    )
-    q = make(
-        "QuantizeLinear",
-        [site.value, step, zero],
-        name=names.fresh(f"{name}.QuantizeLinear"),
-        output=names.fresh(f"{name}.quantized"),
-        dtype=ir.DataType.INT8,
-    )
-    dq = make(
-        "DequantizeLinear",
-        [q.outputs[0], step, zero],
-        name=names.fresh(f"{name}.DequantizeLinear"),
-        output=names.fresh(f"{name}.dequantized"),
-    )
-    return q, dq
+def _never_seen(ranges: Mapping[str, float]) -> Iterator[Finding]:
+    for name, absmax in ranges.items():
+        if absmax == 0:
+            reason = "was zero on every calibration sample; its scale is the smallest there is"
+            yield Finding(rule="all-zero", where=name, reason=reason)
 
 
-def _relative_error(weight: Array, scale: Array, site: Site) -> float:
+def _relative_error(site: Site, scale: Array) -> float:
     """Root of the squared rounding error over the squared weights."""
+    assert site.value.const_value is not None
+    weight = site.value.const_value.numpy()
     restored = dequantize(quantize(weight, scale, site.scheme), scale, site.scheme)
     norm = float(np.linalg.norm(weight))
     return float(np.linalg.norm(restored - weight)) / norm if norm else 0.0

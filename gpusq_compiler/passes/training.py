@@ -14,7 +14,12 @@ from gpusq_compiler.ir import claims, edit, query
 from gpusq_compiler.passes.base import Finding, Pass, PassResult
 from gpusq_compiler.passes.options import near
 from gpusq_compiler.sparsity.nm import NM, mask_from_zeros
-from gpusq_compiler.train.budget import default_batch_size, default_steps, steps_within
+from gpusq_compiler.train.budget import (
+    default_batch_size,
+    default_learning_rate,
+    default_steps,
+    steps_within,
+)
 from gpusq_compiler.train.job import Loss, ParameterGroup, Trainer, TrainJob, TrainResult
 from gpusq_compiler.train.losses import FeatureError, HardLabel, OutputError, SoftLogits
 
@@ -38,7 +43,7 @@ class TrainingPass(Pass, abc.ABC):
 
     steps: Annotated[int | None, "optimisation steps; none: from model and data"] = None
     batch_size: Annotated[int | None, "samples per step; none: from the data"] = None
-    learning_rate: Annotated[float, "peak of the cosine schedule"] = 5e-4
+    learning_rate: Annotated[float | None, "peak; none: from the weights' size"] = None
     weight_decay: Annotated[float, "decoupled decay of AdamW"] = 0.0
     warmup: Annotated[float, "share of the steps with a rising learning rate"] = 0.05
     losses: Annotated[tuple[Loss, ...], "terms of the training loss"] = MIXED
@@ -52,11 +57,13 @@ class TrainingPass(Pass, abc.ABC):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise OptionError(
-                    f"{value} is too small", where=f"{self.name}.{name}", remedy=f">= {lowest}"
+                    f"{value} is too small",
+                    where=f"{self.name}.{name}",
+                    remedy=f"Give at least {lowest}",
                 )
         for name in self.rates:
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise _not_positive(value, f"{self.name}.{name}")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise _not_positive(self.temperature, f"{self.name}.temperature")
@@ -75,7 +82,10 @@ class TrainingPass(Pass, abc.ABC):
         steps = self.steps
         if steps is None:
             steps = default_steps(sum(sizes), query.operations(model), data.count, batch)
-        chosen = dataclasses.replace(self, steps=steps, batch_size=batch)
+        rate = self.learning_rate
+        if rate is None:
+            rate = float(f"{default_learning_rate(query.magnitude(model)):.3g}")
+        chosen = dataclasses.replace(self, steps=steps, batch_size=batch, learning_rate=rate)
         if self.steps is None and ctx.budget is not None:
             chosen = chosen._within_budget(model, ctx)
         every = self.evaluate_every or max(1, min(100, (chosen.steps or 0) // 10))
@@ -177,7 +187,9 @@ class TrainingPass(Pass, abc.ABC):
         names = tuple(value.name or "" for value in query.trainable_values(model))
         return (
             ParameterGroup(
-                names=names, learning_rate=self.learning_rate, weight_decay=self.weight_decay
+                names=names,
+                learning_rate=self.learning_rate or 0.0,
+                weight_decay=self.weight_decay,
             ),
         )
 

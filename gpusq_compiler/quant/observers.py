@@ -18,6 +18,9 @@ from gpusq_compiler.components import Component
 from gpusq_compiler.errors import OptionError
 from gpusq_compiler.quant.histograms import Counts, FixedBins, Floats, Largest, LinearBins
 
+_KEPT = 0.99
+"""Of the values, the part that `Entropy` never clips."""
+
 _ROUNDING = 1e-9
 """Divergences per value that differ by no more are equal: sums of logarithms are not exact."""
 
@@ -216,6 +219,7 @@ class _LeastDivergence(LinearBins):
             return 0.0
         ends = np.arange(min(self._levels, len(counts)), len(counts) + 1)
         divergence = _divergences(counts, ends, self._levels)
+        divergence[counts.cumsum()[ends - 1] < _KEPT * counts.sum()] = np.inf
         equal = divergence <= divergence.min() + _ROUNDING * counts.sum()
         return min(float(ends[equal][-1]) * width, self.largest)
 

@@ -11,7 +11,9 @@ import onnx_ir as ir
 
 from gpusq_compiler.errors import DataError, MissingRuntime, ModelError, first_line
 from gpusq_compiler.ir.io import inlined
+from gpusq_compiler.ir.precision import widened
 from gpusq_compiler.runtime import flavour
+from gpusq_compiler.runtime.excerpt import cut
 from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, batches
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def fixed_batch(model: ir.Model) -> int | None:
 
 
 def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
-    """A private protobuf copy that the installed runtime loads.
+    """A private protobuf copy that the installed runtime loads; bfloat16 becomes float32.
 
     Args:
         model: Left as it is.
@@ -76,7 +78,7 @@ def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """
     import onnx
 
-    proto = ir.to_proto(inlined(model))
+    proto = ir.to_proto(inlined(widened(model)))
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in outputs if name not in known
@@ -130,6 +132,7 @@ class Session:
         own = [value.name or "" for value in model.graph.outputs]
         self.outputs: list[str] = list(outputs) or own
         proto = runnable(model, [name for name in self.outputs if name not in own])
+        cut(proto.graph, self.outputs)
         options = session_options(threads=threads, optimize=optimize)
         source = _bytes_or_path(proto, workdir)
         try:
@@ -148,7 +151,7 @@ class Session:
         Raises:
             DataError: The runtime refuses the arrays.
         """
-        wanted = {spec.name: feeds[spec.name] for spec in self.inputs}
+        wanted = {spec.name: _fed(feeds[spec.name]) for spec in self.inputs}
         try:
             values = self._session.run(self.outputs, wanted)
         except flavour.refusals() as error:
@@ -173,6 +176,11 @@ class Session:
                     for name, value in results.items()
                 }
             yield feeds, results
+
+
+def _fed(array: Array) -> Array:
+    """What `runnable` takes in place of an array."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def session_options(*, threads: int | None = None, optimize: bool = True) -> Any:

@@ -7,6 +7,7 @@ MOST_EPOCHS = 120
 MAC_PER_SECOND = 8e9
 """Multiply-adds per second of a forward pass on two CPU cores; a step costs three passes."""
 STEP_OVERHEAD = 0.008
+RATE = 0.015
 
 
 def default_batch_size(samples: int) -> int:
@@ -30,6 +31,18 @@ def default_steps(parameters: int, operations: int, samples: int, batch_size: in
     step = STEP_OVERHEAD + 3 * operations * batch_size / MAC_PER_SECOND
     most = max(FEWEST_STEPS, MOST_EPOCHS * samples // batch_size)
     return int(min(max(seconds / step, FEWEST_STEPS), most))
+
+
+def default_learning_rate(magnitude: float) -> float:
+    """Peak rate of AdamW, whose steps are about as long as the rate itself.
+
+    Our choice: a fixed fraction of the weights' size, so that a step moves a wide model with
+    its small weights as much, relatively, as a narrow one.
+
+    Args:
+        magnitude: Median over the layers of the root mean square of their weights.
+    """
+    return RATE * magnitude
 
 
 def steps_within(seconds: float, seconds_per_step: float) -> int:

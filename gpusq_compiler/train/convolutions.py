@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from onnx import helper
@@ -133,8 +134,8 @@ def _turned(graph: CopyGraph, weight: str, shape: Sequence[int], groups: int) ->
     inputs, outputs = shape[0] // groups, shape[1]
     split = graph.node("Reshape", weight, graph.integers([groups, inputs, outputs, -1]))
     turned = graph.node("Transpose", split, perm=[0, 2, 1, 3])
-    ends = graph.integers([-1]), graph.integers([-(2**31)])
-    flipped = graph.node("Slice", turned, *ends, graph.integers([3]), graph.integers([-1]))
+    backwards = graph.integers(range(math.prod(shape[2:]) - 1, -1, -1))
+    flipped = graph.node("Gather", turned, backwards, axis=3)
     return graph.node(
         "Reshape", flipped, graph.integers([groups * outputs, inputs, *shape[2:]])
     )

@@ -12,11 +12,10 @@ from onnx import helper
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import session_options
-from gpusq_compiler.train.protograph import ProtoGraph
+from gpusq_compiler.train import quirks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
+    from collections.abc import Collection, Mapping, Sequence
 
 UNREGISTERED = re.compile(r"builder has not been registered: (\w+) for node (\S*)")
 NO_KERNEL = re.compile(
@@ -48,7 +47,7 @@ def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: st
     """The model extended by its backward pass, with one more output ``<parameter>_grad`` each.
 
     Args:
-        model: Parameters are inputs; ``loss`` is a scalar output.
+        model: Parameters are inputs; ``loss`` is a scalar output. It is adapted in place.
         parameters: Float inputs to differentiate for; each must reach the loss.
         loss: Name of the scalar.
 
@@ -59,9 +58,10 @@ def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: st
     flavour.require_training()
     from onnxruntime.capi import _pybind_state as state
 
-    _straight_through_round()
+    _teach()
     options = session_options()
     names = set(parameters)
+    quirks.whole_splits(model, loss)
     try:
         optimized = state.get_optimized_model(model.SerializeToString(), names, options)
         builder = state.GradientGraphBuilder(optimized, {loss}, names, loss, options)
@@ -86,7 +86,7 @@ def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.Mod
     )
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    _once_per_node(graph, parameters)
+    quirks.once_per_node(graph, parameters)
     if all(entry.domain != "com.microsoft" for entry in moved.opset_import):
         moved.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return moved
@@ -107,26 +107,34 @@ def explained(error: Exception) -> TrainingError:
     )
 
 
-def _once_per_node(graph: onnx.GraphProto, parameters: Collection[str]) -> None:
-    """Let a parameter's further uses in one node go through Identity: the builder fails."""
-    twins = ProtoGraph(onnx.GraphProto(node=graph.node), 0)
-    first = len(twins.graph.node)
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name in parameters and name in node.input[:position]:
-                node.input[position] = twins.node("Identity", name)
-    nodes = [*twins.graph.node[first:], *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+DERIVATIVES: Mapping[str, Sequence[tuple[str, tuple[str, ...], str]]] = {
+    "Acos": (("Sin", ("O(0)",), "s"), ("Neg", ("s",), "n"), ("Div", ("GO(0)", "n"), "GI(0)")),
+    "Acosh": (("Sinh", ("O(0)",), "s"), ("Div", ("GO(0)", "s"), "GI(0)")),
+    "Asin": (("Cos", ("O(0)",), "c"), ("Div", ("GO(0)", "c"), "GI(0)")),
+    "Asinh": (("Cosh", ("O(0)",), "c"), ("Div", ("GO(0)", "c"), "GI(0)")),
+    "Atan": (("Cos", ("O(0)",), "c"), ("Mul", ("c", "c"), "q"), ("Mul", ("GO(0)", "q"), "GI(0)")),
+    "Atanh": (("Cosh", ("O(0)",), "c"), ("Mul", ("c", "c"), "q"), ("Mul", ("GO(0)", "q"), "GI(0)")),
+    "Cosh": (("Sinh", ("I(0)",), "s"), ("Mul", ("GO(0)", "s"), "GI(0)")),
+    "Mod": (("Identity", ("GO(0)",), "GI(0)"),),
+    "Round": (("Identity", ("GO(0)",), "GI(0)"),),
+    "Sinh": (("Cosh", ("I(0)",), "c"), ("Mul", ("GO(0)", "c"), "GI(0)")),
+    "Softplus": (("Sigmoid", ("I(0)",), "s"), ("Mul", ("GO(0)", "s"), "GI(0)")),
+    "Tan": (("Cos", ("I(0)",), "c"), ("Div", ("GO(0)", "c"), "d"), ("Div", ("d", "c"), "GI(0)")),
+}  # fmt: skip
+"""Gradients that the builder lacks: operator, its inputs, its output; Round passes through."""
 
 
 @functools.cache
-def _straight_through_round() -> None:
-    """Teach the builder, once per process, that the gradient of Round is the identity."""
+def _teach() -> None:
+    """Tell the builder, once per process, the gradients that it lacks."""
     from onnxruntime.capi import _pybind_state as state
 
-    definition = state.GradientNodeDefinition()
-    definition.op_type, definition.domain = "Identity", ""
-    definition.inputs, definition.outputs = ["GO(0)"], ["GI(0)"]
-    definition.attributes = []
-    state.register_gradient_definition("::Round", [definition])
+    for op_type, steps in DERIVATIVES.items():
+        definitions = []
+        for operator, inputs, output in steps:
+            definition = state.GradientNodeDefinition()
+            definition.op_type, definition.domain = operator, ""
+            definition.inputs, definition.outputs = list(inputs), [output]
+            definition.attributes = []
+            definitions.append(definition)
+        state.register_gradient_definition(f"::{op_type}", definitions)

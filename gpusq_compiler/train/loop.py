@@ -12,12 +12,11 @@ import numpy as np
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
-from gpusq_compiler.train import probe, progress
+from gpusq_compiler.train import progress
 from gpusq_compiler.train.machine import LOSS, Machine
 from gpusq_compiler.train.optimizer import Schedule
 from gpusq_compiler.train.prepared import Prepared, prepare
 from gpusq_compiler.train.progress import Progress
-from gpusq_compiler.train.targets import Batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +43,7 @@ class OrtTrainer:
         stored = progress.load(job)
         if stored is not None and stored[0].step >= job.steps:
             return stored[0].result(job)
-        prepared = prepare(job)
+        prepared = prepare(job, probe=self.probe)
         run = _Run(self, job, prepared)
         if stored is not None:
             run.resume(*stored)
@@ -53,7 +52,7 @@ class OrtTrainer:
     def seconds_per_step(self, job: TrainJob, steps: int = 5) -> float:
         """Median time of a whole step, infinite if nothing trains; nothing is kept."""
         flavour.require_training()
-        prepared = prepare(job)
+        prepared = prepare(job, probe=self.probe)
         if not prepared.parameters:
             return math.inf
         run = _Run(self, dataclasses.replace(job, checkpoints=None), prepared)
@@ -71,10 +70,8 @@ class _Run:
     def __init__(self, trainer: OrtTrainer, job: TrainJob, prepared: Prepared) -> None:
         self._job = job
         self._prepared = prepared
-        self._batches = Batches(job, prepared.loss)
-        self._progress = Progress(frozen=dict(prepared.frozen))
-        if trainer.probe and prepared.parameters:
-            self._probe()
+        self._batches = prepared.batches
+        self._progress = Progress(frozen=dict(prepared.left_out))
         schedule = Schedule(steps=job.steps, warmup=job.warmup)
         self._machine = Machine(job, prepared, schedule, trainer.clip_norm)
 
@@ -127,18 +124,6 @@ class _Run:
         if state.look(loss):
             state.best, state.best_step = self._machine.values(), state.step
         progress.save(self._job, state, self._machine.state(), self._prepared.loss.terms)
-
-    def _probe(self) -> None:
-        values = {name: p.value for name, p in self._prepared.parameters.items()}
-        wanted = {value.name for value in self._prepared.backward.get_inputs()}
-        feeds = {**self._batches.training(0), **values}
-        probe.survive(
-            self._prepared.gradient,
-            {name: array for name, array in feeds.items() if name in wanted},
-            [node.op_type for node in self._prepared.loss.model.graph.node],
-            self._job.workdir,
-            self._job.device,
-        )
 
 
 def _not_finite(where: str, series: list[str]) -> TrainingError:

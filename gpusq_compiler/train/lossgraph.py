@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime.samples import LABELS
 from gpusq_compiler.train.protograph import ProtoGraph, opset_of
+from gpusq_compiler.train.quirks import drop_unused
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.trainable import TrainingCopy
 
 TEACHER = "teacher."
+NOT_FLOAT = "not imitated: it holds no floating-point numbers"
+VOLATILE = "not imitated: its size follows from the values of a sample"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class LossModel:
         targets: Teacher tensors to feed, by the student's name.
         terms: The terms that apply, in order.
         labels: Whether ``labels`` is fed.
+        left_out: Outputs that cannot be compared with the teacher's, with the reason.
     """
 
     model: onnx.ModelProto
@@ -42,6 +46,7 @@ class LossModel:
     targets: tuple[str, ...]
     terms: tuple[Loss, ...]
     labels: bool
+    left_out: Mapping[str, str]
 
 
 class TrainingGraph(ProtoGraph):
@@ -65,10 +70,14 @@ class TrainingGraph(ProtoGraph):
         super().__init__(copy.model.graph, opset_of(copy.model))
         floats = {TensorProto.FLOAT, TensorProto.DOUBLE}
         self._copy = copy
-        self._outputs = tuple(
-            v.name for v in copy.model.graph.output if v.type.tensor_type.elem_type in floats
-        )
-        self._features = tuple(features)
+        declared = {v.name: v.type.tensor_type.elem_type for v in copy.model.graph.output}
+        self.left_out = {
+            f"output '{name}'": NOT_FLOAT if kind not in floats else VOLATILE
+            for name, kind in declared.items()
+            if kind not in floats or name in copy.volatile
+        }
+        self._outputs = tuple(n for n in declared if f"output '{n}'" not in self.left_out)
+        self._features = tuple(name for name in features if name not in copy.volatile)
         self._with_teacher = with_teacher
         self._with_labels = with_labels
         self.series: dict[str, str] = {}
@@ -171,12 +180,14 @@ def loss_model(
     loss = _sum(graph, weighted)
     series = _distinct(graph)
     _only_outputs(copy.model, [loss, *series.values()])
+    drop_unused(copy.model.graph)
     return LossModel(
         model=copy.model,
         loss=loss,
         series=series,
         targets=tuple(graph.fed),
         terms=tuple(kept),
+        left_out=graph.left_out,
         labels=any(value.name == LABELS for value in copy.model.graph.input),
     )
 

@@ -1,4 +1,4 @@
-"""A job made ready: its loss graph, its gradient session, and what cannot be trained."""
+"""A job made ready: its loss graph, its sessions, and what cannot be trained."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.runtime import flavour
-from gpusq_compiler.runtime.session import providers, session_options
-from gpusq_compiler.train.gradient import (
-    MissingGradient,
-    explained,
-    gradient_graph,
-    with_inputs,
-)
+from gpusq_compiler.train.attempts import Attempts, session_of
+from gpusq_compiler.train.gradient import with_inputs
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
 from gpusq_compiler.train.optimizer import Parameter
 from gpusq_compiler.train.reach import Reach
+from gpusq_compiler.train.targets import Batches, dry_runs
 from gpusq_compiler.train.trainable import training_copy
 
 if TYPE_CHECKING:
@@ -27,8 +22,6 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
     from gpusq_compiler.train.job import TrainJob
 
-UNREACHED = "no-gradient: it is on no path to the loss"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -36,29 +29,33 @@ class Prepared:
 
     Attributes:
         loss: The loss graph; its parameters are initializers.
+        batches: What is fed.
         parameters: What is trained, in the order of the groups.
-        frozen: What was to be trained and cannot be, with the reason.
-        gradient: The gradient graph, empty when nothing is trained.
-        backward: Its session, None when nothing is trained.
+        left_out: What was to be trained or imitated and cannot be, with the reason.
+        backward: Session of the gradient graph, None when nothing is trained.
         forward: Session of the loss alone.
     """
 
     loss: LossModel
+    batches: Batches
     parameters: Mapping[str, Parameter]
-    frozen: Mapping[str, str]
-    gradient: bytes
+    left_out: Mapping[str, str]
     backward: Any
     forward: Any
 
 
-def prepare(job: TrainJob) -> Prepared:
+def prepare(job: TrainJob, *, probe: bool = True) -> Prepared:
     """Build the graphs and sessions of a job.
+
+    Args:
+        job: What is to be trained.
+        probe: Whether the first step runs in a process of its own first.
 
     Raises:
         TrainingError: No loss applies, a group names no float initializer, or building fails.
     """
     parameters = starting_points(job)
-    copy = training_copy(job.student, job.quantizer)
+    copy = training_copy(job.student, job.quantizer, batches=dry_runs(job))
     loss = loss_model(
         copy,
         job.terms,
@@ -66,31 +63,19 @@ def prepare(job: TrainJob) -> Prepared:
         with_teacher=job.teacher is not None,
         with_labels=job.data.has_labels,
     )
-    reach = Reach(loss.model.graph, copy.kinds)
-    reached = reach.above([loss.loss])
-    frozen = {name: UNREACHED for name in parameters if name not in reached}
-    gradient, backward = b"", None
-    while len(frozen) < len(parameters):
-        names = [name for name in parameters if name not in frozen]
-        try:
-            gradient = gradient_graph(with_inputs(loss.model, names), names, loss.loss)
-            backward = _session(gradient, job)
-            break
-        except MissingGradient as missing:
-            blocked = reach.blocked(missing.op_type, loss.loss, names)
-            if not blocked:
-                raise
-            reason = f"no-gradient: {missing.op_type}"
-            frozen.update({name: f"{reason} {node}" for name, node in blocked.items()})
-    trained = {name: p for name, p in parameters.items() if name not in frozen}
-    forward = _session(with_inputs(loss.model, trained).SerializeToString(), job)
+    batches = Batches(job, loss)
+    values = {name: parameter.value for name, parameter in parameters.items()}
+    attempts = Attempts(job, loss, Reach(loss.model.graph, copy.kinds), values, batches)
+    backward = attempts.backward(probe=probe)
+    trained = {name: p for name, p in parameters.items() if name not in attempts.frozen}
+    forward = with_inputs(loss.model, trained).SerializeToString()
     return Prepared(
         loss=loss,
+        batches=batches,
         parameters=trained,
-        frozen=frozen,
-        gradient=gradient,
+        left_out={**loss.left_out, **attempts.frozen},
         backward=backward,
-        forward=forward,
+        forward=session_of(forward, job),
     )
 
 
@@ -129,14 +114,3 @@ def stored_value(job: TrainJob, name: str) -> Array:
     if tensor is None or not tensor.dtype.is_floating_point():
         raise TrainingError("it is no float initializer", where=f"tensor '{name}'")
     return tensor.numpy()
-
-
-def _session(model: bytes, job: TrainJob) -> Any:
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(
-            model, session_options(threads=job.threads), providers=providers(job.device)
-        )
-    except flavour.refusals() as error:
-        raise explained(error) from error

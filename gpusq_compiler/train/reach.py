@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import onnx
 
@@ -37,16 +37,39 @@ class Reach:
                 continue
             seen.add(name)
             if name in self._producers:
-                waiting.extend(self._producers[name].input)
+                waiting.extend(inputs_of(self._producers[name]))
         return seen
 
-    def blocked(self, op_type: str, loss: str, parameters: Iterable[str]) -> dict[str, str]:
-        """Parameters whose way to the loss crosses this operator → the first such node."""
+    def blocked(
+        self, stops: Callable[[onnx.NodeProto], bool], loss: str, parameters: Iterable[str]
+    ) -> dict[str, str]:
+        """Parameters whose way to the loss crosses such a node → the first one crossed."""
         useful = self.above([loss])
         found: dict[str, str] = {}
         wanted = set(parameters)
         for node in self._nodes:
-            if node.op_type == op_type and useful & set(node.output):
-                for name in sorted(wanted & self.above(node.input)):
-                    found.setdefault(name, node.name)
+            if stops(node) and useful & set(node.output):
+                for name in sorted(wanted & self.above(inputs_of(node))):
+                    found.setdefault(name, f"{node.op_type} {node.name}")
         return found
+
+    def by_depth(self, parameters: Iterable[str]) -> list[tuple[str, str]]:
+        """Parameters in the order of their first use, each with the node that uses it."""
+        first: dict[str, str] = {}
+        wanted = set(parameters)
+        for node in self._nodes:
+            for name in inputs_of(node):
+                if name in wanted:
+                    first.setdefault(name, f"{node.op_type} {node.name}")
+        return list(first.items())
+
+
+def inputs_of(node: onnx.NodeProto) -> list[str]:
+    """A node's inputs, those included that its bodies take from the graph around them."""
+    names = list(node.input)
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            for inner in entry.g.node:
+                names.extend(inputs_of(inner))
+            names.extend(value.name for value in entry.g.output)
+    return names

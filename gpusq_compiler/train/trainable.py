@@ -18,15 +18,16 @@ from onnx import TensorProto, numpy_helper
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.runtime.session import runnable
 from gpusq_compiler.train.copygraph import CopyGraph
+from gpusq_compiler.train.observed import observe
 from gpusq_compiler.train.protograph import Shape, array_of, attribute, opset_of, tensor_types
-from gpusq_compiler.train.rewrites import REWRITES
+from gpusq_compiler.train.rewrites import NAMES_ALL_OUTPUTS, REWRITES, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
-    from gpusq_compiler.runtime.samples import Array
+    from gpusq_compiler.runtime.samples import Array, Feeds
     from gpusq_compiler.train.quantizers import Quantizer
 
 OLDEST_OPSET = 13
@@ -47,15 +48,21 @@ class TrainingCopy:
         model: Parameters are still initializers.
         kinds: Element types of its tensors, where known.
         shapes: Shapes of its tensors, where known.
+        volatile: Tensors whose sizes follow from the values of samples.
     """
 
     model: onnx.ModelProto
     kinds: Mapping[str, int]
     shapes: Mapping[str, Shape]
+    volatile: frozenset[str] = frozenset()
 
 
 def training_copy(
-    student: ir.Model, quantizer: Quantizer, *, quantize: bool = True
+    student: ir.Model,
+    quantizer: Quantizer,
+    *,
+    quantize: bool = True,
+    batches: Sequence[Feeds] = (),
 ) -> TrainingCopy:
     """Write the student anew in operators that train.
 
@@ -63,27 +70,35 @@ def training_copy(
         student: Left as it is.
         quantizer: Builds what stands in for each Q/DQ pair.
         quantize: Off leaves the quantizers out, to compare with the float model.
+        batches: Inputs of the student, of two different lengths where its batch is free; they
+            tell sizes that its graph does not state.
 
     Raises:
         ModelError: The runtime cannot take the model's operator set.
         TrainingError: A rank that a rewrite needs is not known.
     """
     model = _private_float32(student)
-    graph = CopyGraph(model)
+    observed = observe(model, [_widened(feeds) for feeds in batches])
+    graph = CopyGraph(model, observed)
     pairs = _Pairs(graph, quantizer, quantize=quantize)
     for node in graph.source:
         if not pairs.take(node):
             _rewrite(graph, node)
     kinds, shapes = tensor_types(model)
-    return TrainingCopy(model=model, kinds=kinds, shapes=shapes)
+    return TrainingCopy(
+        model=model,
+        kinds=kinds,
+        shapes={**shapes, **graph.shapes},
+        volatile=observed.volatile,
+    )
 
 
 def _rewrite(graph: CopyGraph, node: onnx.NodeProto) -> None:
-    rewrite = REWRITES.get(node.op_type) if node.domain in {"", "ai.onnx"} else None
+    key = key_of(node)
     extra = any(graph.uses.get(name) for name in node.output[1:])
     replaced = None
-    if rewrite is not None and not (extra and node.op_type != "LayerNormalization"):
-        replaced = rewrite(graph, node)
+    if key in REWRITES and (not extra or key in NAMES_ALL_OUTPUTS):
+        replaced = REWRITES[key](graph, node)
     if replaced is None:
         graph.add(node)
     else:
@@ -203,6 +218,15 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
             where="model",
             remedy="Export the model with a newer opset",
         ) from error
+
+
+def _widened(feeds: Feeds) -> Feeds:
+    """Half precision as float32."""
+    halves = {"float16", "bfloat16"}
+    return {
+        name: array.astype(np.float32) if array.dtype.name in halves else array
+        for name, array in feeds.items()
+    }
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -9,6 +9,9 @@ import pytest
 from gpusq_compiler.ir import claims, edit
 from gpusq_compiler.ir.changes import Changes, Snapshot
 from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def changes(model: ir.Model, act: Callable[[ir.Model], object]) -> Changes:
@@ -55,9 +58,7 @@ def insert(model: ir.Model) -> None:
 
 
 def rewire(model: ir.Model) -> None:
-    tiny.node(model, "Add.y").replace_input_with(
-        0, tiny.node(model, "MatMul.z").outputs[0]
-    )
+    tiny.node(model, "Add.y").replace_input_with(0, tiny.node(model, "MatMul.z").outputs[0])
     tiny.node(model, "MatMul.z").replace_input_with(1, model.graph.initializers["w1"])
 
 

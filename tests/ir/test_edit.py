@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from gpusq_compiler.ir import claims, edit
 from tests import tiny
+
+if TYPE_CHECKING:
+    from gpusq_compiler.runtime.samples import Array
 
 
 def test_a_weight_keeps_its_type_its_claims_and_what_others_wrote() -> None:
@@ -40,7 +44,16 @@ def test_int4_weights_are_replaced_exactly() -> None:
 
 def test_fresh_names_collide_with_nothing() -> None:
     names = edit.Names(tiny.if_branch())
-    for taken in ("x", "w", "h", "y", "MatMul.h", "inner", "w_then", "then_branch/MatMul.inner"):
+    for taken in (
+        "x",
+        "w",
+        "h",
+        "y",
+        "MatMul.h",
+        "inner",
+        "w_then",
+        "then_branch/MatMul.inner",
+    ):
         assert names.fresh(taken) == f"{taken}.2"
     assert names.fresh("new") == "new"
     assert names.fresh("new") == "new.2"
@@ -50,7 +63,7 @@ def test_fresh_names_collide_with_nothing() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, ml_dtypes.int4])
 def test_a_new_initializer_is_registered(dtype: type) -> None:
     model = tiny.mlp()
-    array = np.array([[1, 2], [3, 4]]).astype(dtype)
+    array: Array = np.array([[1, 2], [3, 4]]).astype(dtype)
     value = edit.new_initializer(model.graph, "new", array)
     assert model.graph.initializers["new"] is value
     assert value.shape == ir.Shape([2, 2])

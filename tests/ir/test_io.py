@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,8 +13,14 @@ from onnx import numpy_helper
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug
 from gpusq_compiler.ir import io
-from gpusq_compiler.runtime.samples import Array
 from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typing_extensions import Self
+
+    from gpusq_compiler.runtime.samples import Array
 
 
 def bytes_of(model: ir.Model) -> bytes:
@@ -23,8 +28,11 @@ def bytes_of(model: ir.Model) -> bytes:
     proto = ir.to_proto(io.inlined(model))
     for graph in graphs(proto.graph):
         for tensor in graph.initializer:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
-    return proto.SerializeToString(deterministic=True)
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+            )
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -40,7 +48,9 @@ def stored(folder: Path, model: ir.Model, *, external: bool = False) -> Path:
     path = folder / "model.onnx"
     proto = ir.to_proto(model)
     if external:
-        onnx.save(proto, path, save_as_external_data=True, location="model.data", size_threshold=0)
+        onnx.save(
+            proto, path, save_as_external_data=True, location="model.data", size_threshold=0
+        )
     else:
         onnx.save(proto, path)
     return path
@@ -206,7 +216,7 @@ class FullDisk:
         disk, write = self, file.write
 
         class Limited:
-            def __enter__(self) -> Limited:
+            def __enter__(self) -> Self:
                 return self
 
             def __exit__(self, *error: object) -> None:
@@ -329,7 +339,9 @@ def exact(array: Array, dtype: ir.DataType) -> Array:
     return tensor.numpy()
 
 
-@pytest.mark.parametrize("dtype", [ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.FLOAT16])
+@pytest.mark.parametrize(
+    "dtype", [ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.FLOAT16]
+)
 def test_inlining_keeps_small_types_exact(dtype: ir.DataType, tmp_path: Path) -> None:
     model = tiny.int4_weight() if dtype == ir.DataType.INT4 else tiny.mlp()
     name = "codes" if dtype == ir.DataType.INT4 else "b1"

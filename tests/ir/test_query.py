@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-import onnx_ir as ir
+from typing import TYPE_CHECKING
+
 import pytest
 
 from gpusq_compiler.ir import edit, query
 from tests import tiny
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def only_use(model: ir.Model) -> query.WeightUse:

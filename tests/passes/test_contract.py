@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -17,6 +17,9 @@ from gpusq_compiler.passes.base import Context, Pass
 from gpusq_compiler.passes.pipeline import PassReport, Pipeline
 from gpusq_compiler.recipe import Overrides, plan_of, recipe_text
 from tests import tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ContextFor = Callable[..., Context]
 PASSES = list(registry.PASSES)
@@ -78,7 +81,8 @@ def bodiless(node: onnx.NodeProto) -> bytes:
     del copy.metadata_props[:]
     for attribute in copy.attribute:
         attribute.g.Clear()
-    return copy.SerializeToString(deterministic=True)
+    content: bytes = copy.SerializeToString(deterministic=True)
+    return content
 
 
 class Moment:
@@ -111,7 +115,8 @@ def signature(model: ir.Model) -> list[str]:
 
 
 def bytes_of(model: ir.Model) -> bytes:
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    content: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return content
 
 
 @pytest.mark.parametrize(("name", "which"), EVERYWHERE)
@@ -144,9 +149,7 @@ def test_it_says_what_it_changed_and_left(
 
 
 @pytest.mark.parametrize(("name", "which"), EVERYWHERE)
-def test_a_second_run_changes_nothing(
-    name: str, which: str, context_for: ContextFor
-) -> None:
+def test_a_second_run_changes_nothing(name: str, which: str, context_for: ContextFor) -> None:
     once, twice = tiny.MODELS[which](), tiny.MODELS[which]()
     ctx = context_for(once, seed=7)
     Trial(name, once, ctx).run()
@@ -233,7 +236,7 @@ def test_what_others_wrote_survives(name: str, context_for: ContextFor) -> None:
     assert again.graph.metadata_props["their.key"] == "kept"
     theirs = tiny.node(again, "theirs")
     assert (theirs.domain, theirs.op_type) == ("com.microsoft", "Gelu")
-    kept = [theirs, again.graph.inputs[0]]
+    kept: list[ir.Node | ir.Value] = [theirs, again.graph.inputs[0]]
     kept += [v for k, v in again.graph.initializers.items() if k == "w1"]
     assert len(kept) == (2 if name == "freeze" else 3)
     for thing in kept:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +16,11 @@ from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
-from gpusq_compiler.runtime.samples import Array
 from gpusq_compiler.runtime.session import Session
 from tests import tiny
+
+if TYPE_CHECKING:
+    from gpusq_compiler.runtime.samples import Array
 
 ContextFor = Callable[..., Context]
 
@@ -62,7 +65,9 @@ def test_codes_replace_the_weight_and_take_its_claim(
     assert [node.op_type for node, _ in value.uses()] == ["DequantizeLinear"]
 
 
-@pytest.mark.parametrize("which", ["mlp", "residual", "attention", "shared_weight", "if_branch"])
+@pytest.mark.parametrize(
+    "which", ["mlp", "residual", "attention", "shared_weight", "if_branch"]
+)
 def test_the_function_stays(which: str, context_for: ContextFor) -> None:
     model = tiny.MODELS[which]()
     x = tiny.samples(model, 4).arrays["x"]

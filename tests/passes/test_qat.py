@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.errors import OptionError, PostconditionError, PreconditionError, TrainingError
+from gpusq_compiler.errors import (
+    OptionError,
+    PostconditionError,
+    PreconditionError,
+    TrainingError,
+)
 from gpusq_compiler.ir import claims
 from gpusq_compiler.passes.base import Context, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
@@ -21,11 +26,13 @@ from gpusq_compiler.passes.training import FEWEST_SAMPLES, MIXED
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
 from gpusq_compiler.train.fixed import FixedTrainer
-from gpusq_compiler.train.job import TrainJob, TrainResult
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import HardLabel, OutputError, SoftLogits
 from gpusq_compiler.train.quantizers import FixedStep
 from tests import tiny
+
+if TYPE_CHECKING:
+    from gpusq_compiler.train.job import TrainJob, TrainResult
 
 ContextFor = Callable[..., Context]
 DELTA = 0.01
@@ -121,7 +128,11 @@ def test_the_job_says_what_the_options_say(context_for: ContextFor) -> None:
     assert (job.steps, job.batch_size, job.warmup, job.evaluate_every) == (7, 5, 0.5, 2)
     assert job.terms == (OutputError(weight=3.0), SoftLogits(temperature=4.0))
     weights, scales = job.groups
-    assert (weights.learning_rate, weights.weight_decay, weights.relative) == (0.25, 0.125, False)
+    assert (weights.learning_rate, weights.weight_decay, weights.relative) == (
+        0.25,
+        0.125,
+        False,
+    )
     assert set(weights.names) == {"w1", "b1", "w2", "b2"}
     assert (scales.learning_rate, scales.weight_decay, scales.relative) == (0.75, 0, True)
     assert set(scales.names) == {"x.scale", "w1.scale", "h.scale", "w2.scale"}

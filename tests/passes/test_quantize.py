@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,14 +11,17 @@ from gpusq_compiler.errors import DataError, OptionError, PreconditionError
 from gpusq_compiler.ir import claims
 from gpusq_compiler.passes.base import Context, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
+from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.quant.observers import MinMax, Percentile
-from gpusq_compiler.runtime.samples import Array
 from gpusq_compiler.runtime.session import Session
 from tests import tiny
 from tests.train.nets import ArraySamples
+
+if TYPE_CHECKING:
+    from gpusq_compiler.runtime.samples import Array
 
 ContextFor = Callable[..., Context]
 EXACT = Quantize(observer=MinMax())
@@ -67,7 +70,9 @@ def test_weights_get_one_scale_per_output_channel(
     weight = tiny.weight(model, name)
     quantized(model, context_for)
     scale = tiny.weight(model, f"{name}.scale")
-    expected = [np.abs(weight.take(c, axis)).max() / np.float32(127) for c in range(len(scale))]
+    expected = [
+        np.abs(weight.take(c, axis)).max() / np.float32(127) for c in range(len(scale))
+    ]
     assert scale.dtype == np.float32
     assert len(scale) == weight.shape[axis]
     assert np.array_equal(scale, np.array(expected))
@@ -156,20 +161,198 @@ def test_a_weight_that_is_an_output_stays_float_there(context_for: ContextFor) -
     assert producers(model, "MatMul.a") == ["DequantizeLinear", "DequantizeLinear"]
 
 
-def test_bodies_are_left_with_a_reason(context_for: ContextFor) -> None:
-    model = tiny.if_branch()
+def test_a_layer_in_a_body_is_quantized_where_its_input_comes_from_outside(
+    context_for: ContextFor,
+) -> None:
+    model, dense = tiny.if_branch(), tiny.if_branch()
+    x = tiny.samples(model).arrays["x"]
     result = quantized(model, context_for)
-    assert reasons(result) == {
-        "then_branch/MatMul.inner": "in-body",
-        "else_branch/MatMul.outer": "in-body",
-    }
+    assert not result.skipped
+    assert result.metrics == {"layers": 3, "weights": 3, "activations": 2}
+    for name in ("then_branch/MatMul.inner", "else_branch/MatMul.outer", "MatMul.h"):
+        assert producers(model, name) == ["DequantizeLinear", "DequantizeLinear"]
+    # The weight of the body has its pair there, what comes from outside has it outside.
+    outer = {node.name for node in model.graph}
+    assert {"w_else.QuantizeLinear", "h.QuantizeLinear"} <= outer
+    assert "w_then.QuantizeLinear" not in outer
+    found, expected = (Session(m, threads=1)({"x": x})["y"] for m in (model, dense))
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_a_layer_in_a_body_with_an_input_from_there_is_left(context_for: ContextFor) -> None:
+    model = tiny.model_of("""
+    net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w, float zero = {0}> {
+        total = ReduceSum<keepdims = 0>(x)
+        up = Greater(total, zero)
+        y = If(up) <
+            then_branch = one () => (float[N, 8] inner) {
+                h = Relu(x)
+                inner = MatMul(h, w)
+            },
+            else_branch = two () => (float[N, 8] outer) {
+                outer = MatMul(x, w)
+            }
+        >
+    }""")
+    result = quantized(model, context_for)
+    assert reasons(result) == {"then_branch/MatMul.inner": "in-body"}
     assert result.metrics["layers"] == 1
 
 
-def test_other_types_are_left_with_a_reason(context_for: ContextFor) -> None:
-    assert reasons(quantized(tiny.bf16_matmul(), context_for)) == {"MatMul.b": "not-float32"}
+HALF_NET = """
+    net ({half}[N, 16] x) => ({half}[N, 8] y)
+    <{half}[16, 32] w, {half}[32] b, {half}[32, 8] w2> {{
+        a = MatMul(x, w)
+        c = Add(a, b)
+        h = Relu(c)
+        y = MatMul(h, w2)
+    }}"""
+
+
+@pytest.mark.parametrize("placement", ["gemm-inputs", "tensorrt-sparse"])
+def test_half_precision_is_cast_around_float_scales(
+    placement: Any, context_for: ContextFor
+) -> None:
+    model, dense = (tiny.model_of(HALF_NET.format(half="float16")) for _ in range(2))
+    x = np.random.default_rng(0).normal(size=(24, 16)).astype(np.float16)
+    data = ArraySamples({"x": x})
+    step = Quantize(observer=MinMax(), placement=placement)
+    result = quantized(model, context_for, step, data=data)
+    assert result.metrics["layers"] == 2
+    for name in ("w", "x", "h", "w2"):
+        assert tiny.weight(model, f"{name}.scale").dtype == np.float32
+        assert tiny.node(model, f"{name}.float16.Cast").inputs[0] is not None
+    expected, found = Session(dense)({"x": x})["y"], Session(model)({"x": x})["y"]
+    assert found.dtype == np.float16
+    # Half a step of each factor, times the magnitudes that it meets, over both layers.
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    freeze = Pipeline(passes=(Freeze(),)).run(model, context_for(model, data=data))
+    assert freeze[0].result.metrics == {"weights": 2}
+    assert np.array_equal(Session(model)({"x": x})["y"], found)
+
+
+def test_a_half_weight_that_others_read_stays_half_for_them(context_for: ContextFor) -> None:
+    model = tiny.model_of("""
+    net (float16[N, 8] x) => (float16[N, 8] y) <float16[8, 8] w> {
+        a = MatMul(x, w)
+        t = Transpose(w)
+        y = MatMul(a, t)
+    }""")
+    data = ArraySamples({"x": np.ones((4, 8), np.float16)})
+    Pipeline(passes=(Quantize(placement="gemm-inputs"),)).run(
+        model, context_for(model, data=data)
+    )
+    (cast,) = [
+        n
+        for n in model.graph
+        if n.op_type == "Cast" and n.inputs[0] is model.graph.initializers["w"]
+    ]
+    assert [node.op_type for node, _ in cast.outputs[0].uses()] == ["Transpose"]
+    assert Session(model)(data.arrays)["y"].dtype == np.float16
+
+
+def test_bfloat16_is_calibrated_in_a_float_copy(context_for: ContextFor) -> None:
+    model, dense = tiny.bf16_matmul(), tiny.bf16_matmul()
+    x = tiny.samples(model).arrays["x"]
+    result = quantized(model, context_for)
+    assert not result.skipped
+    assert result.metrics == {"layers": 1, "weights": 1, "activations": 1}
+    # A bfloat16 has 8 significant bits.
+    assert float(tiny.weight(model, "a.scale")) == pytest.approx(
+        np.abs(x).max() / 127, rel=2**-8
+    )
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
+    assert producers(model, "MatMul.b") == ["Cast", "Cast"]
+    expected, found = Session(dense)({"x": x})["y"], Session(model)({"x": x})["y"]
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_integers_are_left_with_a_reason(context_for: ContextFor) -> None:
     result = quantized(tiny.int4_weight(), context_for)
     assert reasons(result) == {"MatMul.h": "already-quantized"}
+
+
+def test_doubles_are_left_with_a_reason(context_for: ContextFor) -> None:
+    model = tiny.model_of("""
+    net (double[N, 8] x) => (double[N, 4] y) <double[8, 4] w> { y = MatMul(x, w) }""")
+    assert reasons(quantized(model, context_for)) == {"MatMul.y": "not-float"}
+
+
+@pytest.mark.parametrize(
+    ("target", "placement"), [("onnxruntime", "gemm-inputs"), ("tensorrt", "tensorrt-sparse")]
+)
+def test_the_target_chooses_the_placement(
+    target: str, placement: str, context_for: ContextFor
+) -> None:
+    ctx = context_for(tiny.mlp(), target=target)
+    assert Quantize().placement is None
+    assert Quantize().resolve(tiny.mlp(), ctx) == Quantize(placement=placement)  # type: ignore[arg-type]
+    mine = Quantize(placement="gemm-inputs")
+    assert mine.resolve(tiny.mlp(), ctx) == mine
+
+
+def test_tensorrt_quantizes_outputs_of_sparse_layers(context_for: ContextFor) -> None:
+    model = tiny.attention()
+    steps = (Canonicalize(), Prune(), EXACT)
+    ctx = context_for(model, target="tensorrt")
+    result = Pipeline(passes=steps).run(model, ctx)[-1].result
+    rules = {str(row["tensor"]): row["rule"] for row in result.tables["tensors"]}
+    assert rules["qkv"] == "sparse-output, attention"
+    assert rules["out"] == "sparse-output"
+    assert float(tiny.weight(model, "weights.scale")) == np.float32(1 / 127)
+    assert producers(model, "Add.y") == ["", "DequantizeLinear"]
+    assert [v.name for v in model.graph.outputs] == ["y"]
+
+
+@pytest.mark.parametrize("which", tiny.MODELS)
+def test_a_second_run_for_tensorrt_changes_nothing(
+    which: str, context_for: ContextFor
+) -> None:
+    model = tiny.MODELS[which]()
+    ctx = context_for(model, target="tensorrt")
+    Pipeline(passes=(Canonicalize(), Prune(), EXACT)).run(model, ctx)
+    again = Pipeline(passes=(EXACT,)).run(model, ctx)[0]
+    assert not again.changes
+    assert again.result.changed == ()
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            source = node.inputs[0]
+            assert source is not None
+            producer = source.producer()
+            assert producer is None or producer.op_type != "DequantizeLinear"
+
+
+CONCAT = """
+    net (float[N, 8] x) => (float[N, 4] y) <float[8, 8] w1, float[8, 8] w2, float[16, 4] w3> {
+        a = MatMul(x, w1)
+        b0 = MatMul(x, w2)
+        s = Sigmoid(b0)
+        j = Concat<axis = 1>(a, s)
+        y = MatMul(j, w3)
+    }"""
+
+
+def test_a_shared_scale_holds_the_largest_range(context_for: ContextFor) -> None:
+    model, dense = tiny.model_of(CONCAT), tiny.model_of(CONCAT)
+    step = Quantize(observer=MinMax(), placement="tensorrt-sparse")
+    quantized(model, context_for, step)
+    pairs = [tiny.node(model, f"{name}.QuantizeLinear") for name in ("a", "s")]
+    assert pairs[0].inputs[1] is pairs[1].inputs[1]
+    assert pairs[0].inputs[2] is pairs[1].inputs[2]
+    x = tiny.samples(model).arrays["x"]
+    largest = np.abs(Session(dense, outputs=["a"], threads=1)({"x": x})["a"]).max()
+    scale = pairs[0].inputs[1]
+    assert scale is not None
+    assert float(tiny.weight(model, str(scale.name))) == pytest.approx(largest / 127, rel=1e-6)
+    assert producers(model, "MatMul.y") == ["Concat", "DequantizeLinear"]
+
+
+def test_a_tensor_that_was_always_zero_is_told(context_for: ContextFor) -> None:
+    data = ArraySamples({"x": np.zeros((12, 16), np.float32)})
+    model = tiny.mlp()
+    result = quantized(model, context_for, data=data)
+    assert reasons(result)["x"] == "all-zero"
+    assert float(tiny.weight(model, "x.scale")) > 0
 
 
 def test_pruned_zeros_stay_zero(context_for: ContextFor) -> None:
@@ -182,7 +365,6 @@ def test_pruned_zeros_stay_zero(context_for: ContextFor) -> None:
 
 
 def test_a_weight_of_zeros_gets_a_scale_above_zero(context_for: ContextFor) -> None:
-    model = tiny.bf16_matmul()
     model = tiny.mlp()
     value = model.graph.initializers["w2"]
     value.const_value = ir.tensor(np.zeros((32, 10), np.float32), name="w2")
@@ -215,7 +397,7 @@ def test_samples_and_batch_size(context_for: ContextFor) -> None:
         step = Quantize(samples=10, batch_size=4)
         quantized(model, context_for, step, data=data, seed=seed)
         assert [len(rows) for rows in data.rows] == [4, 4, 2]
-        chosen.append(sum(data.rows, []))
+        chosen.append([row for rows in data.rows for row in rows])
     assert len(set(chosen[0])) == 10
     assert chosen[0] == chosen[1] != chosen[2]
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +10,9 @@ from gpusq_compiler.errors import OptionError
 from gpusq_compiler.passes import registry
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.quant.observers import MinMax
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -47,7 +50,9 @@ def test_our_components_are_found_by_name(kind: str) -> None:
 def test_near_names_are_offered() -> None:
     with pytest.raises(OptionError, match=r"there is no pass 'purne'. Did you mean prune?"):
         registry.find("purne")
-    with pytest.raises(OptionError, match=r"there is no observer 'min-max'. Did you mean minm"):
+    with pytest.raises(
+        OptionError, match=r"there is no observer 'min-max'. Did you mean minm"
+    ):
         registry.find_component("observer", "min-max")
     with pytest.raises(OptionError, match=r"there is no loss 'soft'.*soft-logits"):
         registry.find_component("loss", "soft")

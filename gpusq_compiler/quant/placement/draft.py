@@ -1,0 +1,103 @@
+"""The sites placed so far: one per tensor and scheme, with their shared scales."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.ir import query
+from gpusq_compiler.quant.placement.sites import Refusal, SharedScale, Site
+from gpusq_compiler.quant.placement.topology import commutes, origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import onnx_ir as ir
+
+
+class Draft:
+    """Collects what rules answer; a tensor that several rules want gets one pair."""
+
+    def __init__(self) -> None:
+        self.refusals: list[Refusal] = []
+        self._sites: dict[tuple[ir.Value, str], Site] = {}
+        self._pairs: dict[ir.Value, set[tuple[ir.Node, int]]] = {}
+        self._share: dict[ir.Value, ir.Value] = {}
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites in the order in which they were first wanted."""
+        return tuple(self._sites.values())
+
+    def take(self, answers: Iterable[Site | SharedScale | Refusal]) -> None:
+        """Add what a rule answers."""
+        for answer in answers:
+            if isinstance(answer, Refusal):
+                self.refusals.append(answer)
+            elif isinstance(answer, Site):
+                self._add(answer)
+            else:
+                roots = [self.scale_of(value) for value in answer.values]
+                self._share.update((root, roots[0]) for root in roots[1:] if root != roots[0])
+
+    def _add(self, site: Site) -> None:
+        key = (site.value, str(site.scheme))
+        if key in self._sites:
+            known = self._sites[key]
+            readers = tuple(dict.fromkeys((*known.readers, *site.readers)))
+            rules = dict.fromkeys((*known.rule.split(", "), site.rule))
+            site = dataclasses.replace(known, readers=readers, rule=", ".join(rules))
+        self._sites[key] = site
+        if not site.weight:
+            self._pairs.setdefault(site.value, set()).update(site.readers)
+
+    def scale_of(self, value: ir.Value) -> ir.Value:
+        """The tensor whose scale this tensor's pair reads: itself, if it shares none."""
+        while value in self._share:
+            value = self._share[value]
+        return value
+
+    def carrier(self, node: ir.Node, index: int) -> ir.Value | None:
+        """The tensor whose pair quantizes what this input reads; None where it is float.
+
+        Operators that only move or select values hand codes through; Concat does where all
+        its inputs have one scale.
+        """
+        value = node.inputs[index]
+        if value is None or (node, index) in self._pairs.get(value, ()):
+            return value
+        producer = value.producer()
+        if producer is not None and commutes(producer):
+            return self.carrier(producer, 0)
+        if producer is not None and query.is_op(producer, "Concat"):
+            return self._joint_carrier(producer)
+        return None
+
+    def _joint_carrier(self, join: ir.Node) -> ir.Value | None:
+        carriers = [self.carrier(join, index) for index in range(len(join.inputs))]
+        scales = {self.scale_of(value) if value else None for value in carriers}
+        return carriers[0] if len(scales) == 1 else None
+
+    def wanted_sources(self) -> set[ir.Value]:
+        """Tensors that reach a quantizer with nothing but moves between."""
+        activations = (site for site in self.sites if not site.weight)
+        return {origin(*site.readers[0])[0] for site in activations}
+
+    def drop_superfluous(self) -> None:
+        """Remove pairs on what arrives quantized: a second pair adds nothing but a barrier."""
+        superfluous = [
+            key
+            for key, site in self._sites.items()
+            if not site.weight and self._arrives_quantized(site.value)
+        ]
+        for key in superfluous:
+            del self._sites[key]
+
+    def _arrives_quantized(self, value: ir.Value) -> bool:
+        producer = value.producer()
+        if producer is None:
+            return False
+        if commutes(producer):
+            return self.carrier(producer, 0) is not None
+        is_concat = query.is_op(producer, "Concat")
+        return is_concat and self._joint_carrier(producer) is not None
