@@ -25,6 +25,7 @@ from gpusq_compiler.calibration.images import Images, columns_of
 from gpusq_compiler.errors import DataError, FileError
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples
+from gpusq_compiler.runtime.session import without_batch
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.session import InputSpec
@@ -38,16 +39,14 @@ class StoredSamples:
 
     Args:
         shards: Columns by name, as `checks.checked` gives them.
-        scalars: Inputs of rank 0: one value per sample, the first of a batch is fed.
+        whole: Inputs without a batch dimension: one per sample, the first of a batch is fed.
     """
 
-    def __init__(
-        self, shards: Sequence[Mapping[str, Column]], scalars: frozenset[str]
-    ) -> None:
+    def __init__(self, shards: Sequence[Mapping[str, Column]], whole: frozenset[str]) -> None:
         self._shards = shards
-        # Arrays come before scalars: whoever asks a batch for its length meets one first.
-        self._names = sorted(shards[0], key=lambda name: name in scalars)
-        self._scalars = scalars
+        # Whoever asks a batch for its length meets one that has a batch dimension first.
+        self._names = sorted(shards[0], key=lambda name: (name in whole, name == LABELS))
+        self._whole = whole
         lengths = [shard[self._names[0]].shape[0] for shard in shards]
         self._ends = np.cumsum(lengths)
         self._starts = self._ends - lengths
@@ -66,7 +65,7 @@ class StoredSamples:
         """Read these rows, in this order."""
         owners = np.searchsorted(self._ends, rows, side="right")
         feeds = {name: self._gather(name, rows, owners) for name in self._names}
-        return {k: v[0] if k in self._scalars else v for k, v in feeds.items()}
+        return {k: np.asarray(v[0]) if k in self._whole else v for k, v in feeds.items()}
 
     def _gather(
         self, name: str, rows: npt.NDArray[np.int64], owners: npt.NDArray[np.int64]
@@ -217,8 +216,7 @@ def _samples(
         for shard, where in zip(shards, wheres, strict=True)
     ]
     checks.consistent(sound, wheres)
-    scalars = frozenset(spec.name for spec in inputs if not spec.shape)
-    samples = StoredSamples(sound, scalars)
+    samples = StoredSamples(sound, without_batch(inputs))
     if folder is not None:
         weakref.finalize(samples, shutil.rmtree, folder, ignore_errors=True)
     return samples

@@ -11,6 +11,7 @@ from gpusq_compiler.calibration.columns import Column, chunks, viewed
 from gpusq_compiler.calibration.pictures import ImageColumn
 from gpusq_compiler.errors import DataError
 from gpusq_compiler.runtime.samples import LABELS
+from gpusq_compiler.runtime.session import without_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +39,13 @@ def checked(
         DataError: A name, type, shape, count or value does not fit.
     """
     _names(columns, [spec.name for spec in inputs], where)
-    result = {spec.name: _fitting(columns[spec.name], spec, where) for spec in inputs}
+    whole = without_batch(inputs)
+    result = {
+        spec.name: _fitting(
+            columns[spec.name], spec, spec.shape[spec.name not in whole :], where
+        )
+        for spec in inputs
+    }
     if LABELS in columns:
         result[LABELS] = columns[LABELS]
     _counts(result, where)
@@ -89,7 +96,9 @@ def _names(columns: Iterable[str], wanted: Sequence[str], where: str) -> None:
             )
 
 
-def _fitting(column: Column, spec: InputSpec, where: str) -> Column:
+def _fitting(
+    column: Column, spec: InputSpec, sample: tuple[int | None, ...], where: str
+) -> Column:
     where = f"{where}: array '{spec.name}'"
     same_bytes = column.dtype.itemsize == spec.dtype.itemsize
     if column.dtype.kind == "V" and spec.dtype.kind == "V" and same_bytes:
@@ -100,7 +109,7 @@ def _fitting(column: Column, spec: InputSpec, where: str) -> Column:
             where=where,
             remedy=f"Convert it with .astype({_constructor(spec.dtype)})",
         )
-    wanted = (None, *spec.shape[1:])
+    wanted = (None, *sample)
     fits = len(column.shape) == len(wanted) and all(
         want in {None, got} for want, got in zip(wanted, column.shape, strict=True)
     )
@@ -177,7 +186,7 @@ def _targets(column: Column, classes: int | None, where: str) -> None:
         where=where,
         remedy="Convert it with .argmax(axis=1)"
         if one_hot
-        else "Convert it with .astype(np.int64)",
+        else "Convert it with .astype(np.int64), or use --metric psnr for targets",
     )
 
 

@@ -189,10 +189,15 @@ def _hit_rate(runs: Iterator[tuple[Feeds, dict[str, Array]]], k: int) -> float:
 
 
 def _scores(outputs: dict[str, Array], labels: Array) -> Array:
-    """The first output that has one row of class scores per label."""
+    """The first output that has one row of class scores per label: ``[..., classes]``.
+
+    Of a segmentation, axis 1: scores ``[n, classes, h, w]``, labels ``[n, h, w]``.
+    """
     for values in outputs.values():
         if values.ndim and values.shape[:-1] == labels.shape:
             return values
+        if values.ndim > 2 and (values.shape[0], *values.shape[2:]) == labels.shape:
+            return np.moveaxis(values, 1, -1)
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
     raise DataError(
         f"has shape {list(labels.shape)}, which is not that of an output without its "

@@ -37,7 +37,8 @@ class _Growing:
             raise DataError(
                 f"holds {found}, earlier batches {wanted}",
                 where=where,
-                remedy="Pad or convert, so that all batches agree",
+                remedy="Give all samples one type and shape: crop, pad with the mask at 0, or "
+                "keep those of one length",
             )
         self.spool.file.write(np.ascontiguousarray(values).tobytes())
         self.count += len(values)

@@ -1,19 +1,20 @@
 """Inputs for a model that came without data; accuracy on them says nothing.
 
-Floats are standard normal. Integers that index a table stay below its length, other integers
-are 0 or 1, which is valid as a class, a flag, a token type and a token alike. Masks are ones.
+Floats are standard normal. Integers that index a table stay below its length; positions count
+up, lengths are the whole sequence, bytes of rank 3 and 4 are an image's; other integers are 0
+or 1, which is valid as a class, a flag, a token type and a token alike. Masks are ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from gpusq_compiler.runtime.session import input_specs
+from gpusq_compiler.runtime.session import InputSpec, input_specs, without_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,10 +24,25 @@ if TYPE_CHECKING:
 COUNT = 64
 """Samples made unless told otherwise."""
 
+SEQUENCE, SAMPLES = 32, 16000
+
+SOUND = ("audio", "wave", "speech", "input_values")
+"""What inputs that hold a waveform are called; its last axis is time."""
+
+Fill: TypeAlias = Literal["random", "ones", "positions", "length"]
+FILLS: tuple[tuple[str, Fill], ...] = (
+    ("mask", "ones"),
+    ("position", "positions"),
+    ("length", "length"),
+)
+"""How an input is filled by what its name contains; the first match wins."""
+
 SIZES = (
     (("height", "width", "image", "size"), 224),
     (("channel",), 3),
-    (("seq", "len", "token", "time", "frame"), 32),
+    (("audio", "wave", "sample"), SAMPLES),
+    (("mel", "freq"), 80),
+    (("seq", "len", "token", "time", "frame"), SEQUENCE),
 )
 """Sizes of free dimensions by what their names contain; the first match wins."""
 
@@ -47,7 +63,7 @@ class SyntheticInput:
         shape: Shape of one sample.
         scalar: Whether it has no batch dimension.
         high: Integers stay below this.
-        ones: Whether it is a mask.
+        fill: ``random``, ``ones`` (a mask), ``positions`` or ``length``.
     """
 
     name: str
@@ -55,12 +71,17 @@ class SyntheticInput:
     shape: tuple[int, ...]
     scalar: bool
     high: int
-    ones: bool
+    fill: Fill
 
     def sample(self, rng: np.random.Generator) -> Array:
         """One sample."""
-        if self.ones or self.dtype.kind == "b":
+        if self.fill == "ones" or self.dtype.kind == "b":
             return np.ones(self.shape, self.dtype)
+        if self.dtype.kind in "iu" and self.fill == "length":
+            return np.full(self.shape, SEQUENCE, self.dtype)
+        if self.dtype.kind in "iu" and self.fill == "positions" and self.shape:
+            counted = np.arange(self.shape[-1]) % self.high
+            return np.broadcast_to(counted, self.shape).astype(self.dtype)
         if self.dtype.kind in "iu":
             return rng.integers(0, self.high, self.shape).astype(self.dtype)
         return rng.standard_normal(self.shape, np.float32).astype(self.dtype)
@@ -105,32 +126,40 @@ def synthesize(model: ir.Model, *, count: int = COUNT, seed: int) -> SyntheticSa
         ModelError: An input has no element type or no rank.
     """
     values = {value.name: value for value in model.graph.inputs}
-    inputs = []
-    for spec in input_specs(model):
-        value = values[spec.name]
-        limits = [*_table_lengths(value)]
-        inputs.append(
-            SyntheticInput(
-                name=spec.name,
-                dtype=spec.dtype,
-                shape=tuple(_sample_shape(value)),
-                scalar=not spec.shape,
-                high=min(limits, default=2),
-                ones="mask" in spec.name.lower(),
-            )
-        )
+    specs = input_specs(model)
+    whole = without_batch(specs)
+    inputs = [_made_up(values[spec.name], spec, whole=spec.name in whole) for spec in specs]
     return SyntheticSamples(inputs, count, seed)
 
 
+def _made_up(value: ir.Value, spec: InputSpec, *, whole: bool) -> SyntheticInput:
+    name = spec.name.lower()
+    fill: Fill = next((how for word, how in FILLS if word in name), "random")
+    image = spec.dtype == np.uint8 and len(spec.shape) in {3, 4}
+    usual = SEQUENCE if fill == "positions" else 256 if image else 2
+    return SyntheticInput(
+        name=spec.name,
+        dtype=spec.dtype,
+        shape=tuple(_sample_shape(value))[not whole :],
+        scalar=whole,
+        high=min(_table_lengths(value), default=usual),
+        fill=fill,
+    )
+
+
 def _sample_shape(value: ir.Value) -> Iterator[int]:
+    """Sizes of all axes, the batch included: 1 where it is free."""
     assert value.shape is not None
     rank = len(value.shape)
+    sound = any(word in (value.name or "").lower() for word in SOUND)
     for axis, size in enumerate(value.shape):
-        if axis and isinstance(size, int):
+        if isinstance(size, int):
             yield size
-        elif axis:
+        elif sound and axis == rank - 1 and rank <= 3:
+            yield SAMPLES
+        else:
             name = size.value if isinstance(size, ir.SymbolicDim) else None
-            yield _size(name or _usual_name(axis, rank))
+            yield _size(name or _usual_name(axis, rank)) if axis else 1
 
 
 def _usual_name(axis: int, rank: int) -> str:
@@ -144,6 +173,8 @@ def _size(name: str) -> int:
     lowered = name.lower()
     if lowered in {"h", "w"}:
         return 224
+    if lowered in {"s", "t", "l"}:
+        return SEQUENCE
     return next((n for words, n in SIZES if any(w in lowered for w in words)), OTHER_SIZE)
 
 

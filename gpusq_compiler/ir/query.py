@@ -16,6 +16,8 @@ FLOATS = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 )
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast")
 DEFAULT_DOMAIN = ("", "ai.onnx")
 
 
@@ -26,10 +28,11 @@ class WeightUse:
     Attributes:
         node: Conv, ConvTranspose, Gemm or MatMul.
         operand: Index of the weight among the node's inputs; the activation is the other one.
-        value: The weight's initializer, seen through Q and DQ.
-        reduction: Axis of the weight that the product sums over.
-        channel: Axis of the weight that becomes the output's channels.
+        value: The weight's initializer, seen through quantizers and layout operators.
+        reduction: Axis of the operand that the product sums over.
+        channel: Axis of the operand that becomes the output's channels.
         groups: Groups of a convolution.
+        path: Nodes between the initializer and the operand, the first reads the initializer.
     """
 
     node: ir.Node
@@ -38,6 +41,22 @@ class WeightUse:
     reduction: int
     channel: int
     groups: int = 1
+    path: tuple[ir.Node, ...] = ()
+
+    @property
+    def reader(self) -> tuple[ir.Node, int]:
+        """Who reads the initializer: (node, input index)."""
+        return (self.path[0], 0) if self.path else (self.node, self.operand)
+
+    @property
+    def relaid(self) -> bool:
+        """Whether a layout operator stands between the initializer and the node."""
+        return any(is_op(node, *LAYOUT) for node in self.path)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether a quantizer stands between the initializer and the node."""
+        return any(is_op(node, *QUANTIZERS) for node in self.path)
 
     @property
     def activation(self) -> ir.Value | None:
@@ -46,7 +65,10 @@ class WeightUse:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the weight."""
+        """Shape of the weight as the node reads it."""
+        known = _fixed_shape(self.node.inputs[self.operand]) if self.relaid else None
+        if known is not None:
+            return known
         assert self.value.const_value is not None
         return tuple(int(d) for d in self.value.const_value.shape.numpy())
 
@@ -75,13 +97,28 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int:
 
 def constant_behind(value: ir.Value | None) -> ir.Value | None:
     """The initializer that a value is, seen through QuantizeLinear and DequantizeLinear."""
-    while value is not None and is_op(value.producer(), "QuantizeLinear", "DequantizeLinear"):
+    source, path = _source(value)
+    return None if any(is_op(node, *LAYOUT) for node in path) else source
+
+
+def _source(value: ir.Value | None) -> tuple[ir.Value | None, tuple[ir.Node, ...]]:
+    """The initializer behind quantizers and layout operators, and the way from it."""
+    path: list[ir.Node] = []
+    while value is not None and is_op(value.producer(), *QUANTIZERS, *LAYOUT):
         producer = value.producer()
         assert producer is not None
+        path.insert(0, producer)
         value = producer.inputs[0]
     if value is None or not value.is_initializer() or value.const_value is None:
+        return None, ()
+    return (None, ()) if value.is_graph_input() else (value, tuple(path))
+
+
+def _fixed_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    if value is None or value.shape is None:
         return None
-    return None if value.is_graph_input() else value
+    dims = tuple(d for d in value.shape if isinstance(d, int))
+    return dims if len(dims) == len(value.shape) else None
 
 
 def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
@@ -97,10 +134,15 @@ def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
 
 
 def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
-    value = constant_behind(node.inputs[operand])
+    value, path = _source(node.inputs[operand])
     if value is None or value.const_value is None:
         return None
     rank = len(value.const_value.shape)
+    if any(is_op(step, *LAYOUT) for step in path):
+        shape = _fixed_shape(node.inputs[operand])
+        if shape is None or math.prod(shape) != value.const_value.size:
+            return None
+        rank = len(shape)
     if node.op_type in {"Conv", "ConvTranspose"}:
         if operand == 0:
             return None
@@ -113,6 +155,7 @@ def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
             reduction=reduction,
             channel=channel,
             groups=groups,
+            path=path,
         )
     if rank < 2:
         return None
@@ -123,7 +166,12 @@ def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
     if node.op_type == "Gemm" and transposed:
         reduction, channel = channel, reduction
     return WeightUse(
-        node=node, operand=operand, value=value, reduction=reduction, channel=channel
+        node=node,
+        operand=operand,
+        value=value,
+        reduction=reduction,
+        channel=channel,
+        path=path,
     )
 
 

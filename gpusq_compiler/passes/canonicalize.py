@@ -3,6 +3,7 @@
 functions       inlined
 Constant nodes  initializers
 constant parts  folded, but never a quantizer
+weights         stored as their layers read them, where that costs no byte
     BatchNormalization(Conv(x, W, b))  →  Conv(x, k W, k (b - mean) + beta),
                                           k = gain / sqrt(variance + epsilon)
 opset < 13      raised to 13, where per-channel quantizers exist
@@ -24,7 +25,7 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
-from gpusq_compiler.ir import claims, edit, io, query
+from gpusq_compiler.ir import claims, edit, io, own, query
 from gpusq_compiler.ir.changes import Snapshot
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 
@@ -67,6 +68,7 @@ class Canonicalize(Pass):
         common.RemoveUnusedNodesPass()(model)
         common.NameFixPass()(model)
         edit.infer_shapes(model)
+        _straighten(model)
         changes = before.until(Snapshot(model))
         return PassResult(
             changed=(*changes.nodes, *changes.tensors, *changes.interface),
@@ -131,6 +133,13 @@ def _fuse_batchnorms(model: ir.Model, author: str) -> None:
             if value is not None and value.name in weights:
                 value.metadata_props.update(weights[value.name].metadata_props)
                 value.doc_string = weights[value.name].doc_string
+
+
+def _straighten(model: ir.Model) -> None:
+    """Weights behind layout operators are stored as their layers read them."""
+    names = edit.Names(model)
+    for use in own.needless_layouts(list(query.weight_uses(model))):
+        own.straighten(use, names)
 
 
 def _left_batchnorms(model: ir.Model) -> list[Finding]:

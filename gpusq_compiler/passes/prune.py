@@ -10,6 +10,7 @@ That is the pattern which Sparse Tensor Cores read (Mishra et al. 2021).
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
@@ -18,10 +19,13 @@ from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import claims, edit, query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
+from gpusq_compiler.passes.sharing import separate
 from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_of
 from gpusq_compiler.sparsity.scores import Magnitude, Score
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import onnx_ir as ir
 
     from gpusq_compiler.passes.base import Context
@@ -51,20 +55,15 @@ class Prune(Pass):
         pattern = NM.parse(self.pattern)
         uses = list(query.weight_uses(model))
         selection = Selection(self.include, self.exclude, uses, owner=self.name)
+        verdicts = [(use, ineligible(use, pattern, selection)) for use in uses]
+        skipped = [finding for _, finding in verdicts if finding is not None]
+        chosen = [use for use, finding in verdicts if finding is None]
+        skipped += separate(model, chosen)
+        wanted = {use.node for use in chosen}
         rows: list[dict[str, Cell]] = []
         changed: list[str] = []
-        skipped: list[Finding] = []
-        for use in uses:
-            finding = ineligible(use, pattern, selection)
-            if finding is None and _claimed_otherwise(use, pattern):
-                finding = _left(
-                    use,
-                    "conflicting-axes",
-                    "shares its weight with a layer that reduces along another axis",
-                )
-            if finding is not None:
-                skipped.append(finding)
-            else:
+        for use in query.weight_uses(model):
+            if use.node in wanted:
                 before = _state(use.value)
                 rows.append(self._prune(use, pattern))
                 if _state(use.value) != before:
@@ -72,7 +71,7 @@ class Prune(Pass):
         return PassResult(
             changed=tuple(changed),
             skipped=tuple(skipped),
-            metrics=_totals(uses, rows),
+            metrics=_totals(query.weight_uses(model), rows),
             tables={"layers": rows},
         )
 
@@ -107,43 +106,38 @@ def _state(value: ir.Value) -> tuple[object, object]:
 
 def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Finding | None:
     """Why this layer stays dense, or None when it can be pruned."""
-    refused = selection.refusal(use)
-    if refused is not None:
-        return _left(use, "user", refused)
     tensor = use.value.const_value
     assert tensor is not None
-    if tensor.dtype not in query.FLOATS:
-        return _left(
-            use, "not-float", f"the weight is {tensor.dtype.name}, not floating point"
-        )
-    if use.depthwise:
-        return _left(use, "depthwise", "each channel is convolved on its own: nothing to sum")
-    if use.reduction_length % pattern.m:
-        return _left(
-            use,
-            f"k-not-multiple-of-{pattern.m}",
-            f"its reduction length {use.reduction_length} is no multiple of {pattern.m}",
-        )
+    refused = selection.refusal(use) or ""
+    length, kind = use.reduction_length, tensor.dtype.name
+    rules = (
+        ("user", bool(refused), refused),
+        ("not-float", tensor.dtype not in query.FLOATS, f"its weight is {kind}, not float"),
+        ("depthwise", use.depthwise, "each channel is convolved alone: nothing to sum"),
+        (
+            f"k-not-multiple-of-{pattern.span}",
+            length % pattern.span != 0,
+            f"its reduction length {length} is no multiple of {pattern.span}",
+        ),
+        (
+            "quantized-layout",
+            use.relaid and use.quantized,
+            "its weight passes a quantizer and a layout operator",
+        ),
+    )
+    where = use.node.name or ""
+    for rule, applies, reason in rules:
+        if applies:
+            return Finding(rule=rule, where=where, reason=reason)
     if query.is_stem(use):
-        return _left(use, "stem", "the first convolution sees the input itself")
+        reason = "the first convolution sees the input itself"
+        return Finding(rule="stem", where=where, reason=reason)
     return None
 
 
-def _claimed_otherwise(use: query.WeightUse, pattern: NM) -> bool:
-    claim = claims.sparsity_of(use.value)
-    return claim is not None and claim != claims.Sparsity(
-        pattern=str(pattern), axis=use.reduction
-    )
-
-
-def _left(use: query.WeightUse, rule: str, reason: str) -> Finding:
-    return Finding(rule=rule, where=use.node.name or "", reason=reason)
-
-
-def _totals(uses: list[query.WeightUse], rows: list[dict[str, Cell]]) -> dict[str, float]:
-    sizes = {use.value.name: int(np.prod(use.shape)) for use in uses}
-    pruned = {str(row["weight"]): sizes[str(row["weight"])] for row in rows}
-    total = sum(sizes.values())
+def _totals(uses: Iterable[query.WeightUse], rows: list[dict[str, Cell]]) -> dict[str, float]:
+    total = sum({use.value.name: math.prod(use.shape) for use in uses}.values())
+    pruned = {row["weight"]: int(row["parameters"] or 0) for row in rows}
     return {
         "layers": len(pruned),
         "parameters_in_pattern": sum(pruned.values()),

@@ -43,6 +43,6 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _drop_unread(graph: onnx.GraphProto, needed: set[str]) -> None:
-    kept = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]  # one by one: a new list would copy the weights

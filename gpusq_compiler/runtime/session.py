@@ -53,6 +53,12 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
                 where=f"input '{value.name}'",
                 remedy="Export the model with typed inputs",
             )
+        if value.dtype == ir.DataType.STRING:
+            raise ModelError(
+                "the input takes strings, which no pass and no data file can hold",
+                where=f"input '{value.name}'",
+                remedy="Cut the text processing off and start at the numbers it gives",
+            )
         shape = tuple(d if isinstance(d, int) else None for d in value.shape)
         dtype = np.dtype(value.dtype.numpy())
         specs.append(InputSpec(name=value.name or "", dtype=dtype, shape=shape))
@@ -61,9 +67,26 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
 
 def fixed_batch(model: ir.Model) -> int | None:
     """The batch size that the model prescribes, or None when it is free."""
-    sizes = {spec.shape[0] for spec in input_specs(model) if spec.shape}
-    fixed = {size for size in sizes if size is not None}
-    return min(fixed) if fixed else None
+    return _fixed_batch(input_specs(model))
+
+
+def without_batch(specs: Sequence[InputSpec]) -> frozenset[str]:
+    """Inputs that have no batch dimension: scalars, and where the first one is none.
+
+    The smallest fixed first dimension is the batch; a larger one (a state ``[2, 1, 128]``
+    beside samples ``[1, 512]``) is something else.
+    """
+    batch = _fixed_batch(specs)
+    return frozenset(
+        spec.name
+        for spec in specs
+        if not spec.shape or (spec.shape[0] is not None and spec.shape[0] != batch)
+    )
+
+
+def _fixed_batch(specs: Sequence[InputSpec]) -> int | None:
+    fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
+    return min(fixed, default=None)
 
 
 def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
@@ -129,6 +152,7 @@ class Session:
 
         self.inputs = input_specs(model)
         self.batch = fixed_batch(model)
+        self._whole = without_batch(self.inputs)
         own = [value.name or "" for value in model.graph.outputs]
         self.outputs: list[str] = list(outputs) or own
         proto = runnable(model, [name for name in self.outputs if name not in own])
@@ -165,17 +189,30 @@ class Session:
     def over(self, samples: Samples, size: int) -> Iterator[tuple[Feeds, dict[str, Array]]]:
         """Run all samples in order.
 
-        A model of fixed batch size gets padded batches; the padding is cut off again.
+        A model of fixed batch size gets padded batches; the padding is cut off again. A model
+        without any batch dimension sees one sample at a time.
         """
-        for feeds in batches(samples, self.batch or size):
-            count = len(next(iter(feeds.values())))
-            results = self(_padded(feeds, self.batch) if self.batch else feeds)
+        alone = len(self._whole) == len(self.inputs)
+        for feeds in batches(samples, 1 if alone else self.batch or size):
+            count = 1 if alone else len(next(iter(feeds.values())))
+            results = self(self._padded(feeds, self.batch) if self.batch else feeds)
             if self.batch and count < self.batch:
                 results = {
                     name: value[:count] if value.ndim and len(value) == self.batch else value
                     for name, value in results.items()
                 }
             yield feeds, results
+
+    def _padded(self, feeds: Feeds, size: int) -> Feeds:
+        def pad(value: Array) -> Array:
+            missing = size - len(value)
+            return np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
+
+        return {
+            name: value if name in self._whole else pad(value)
+            for name, value in feeds.items()
+            if name != LABELS
+        }
 
 
 def _fed(array: Array) -> Array:
@@ -227,13 +264,3 @@ def _bytes_or_path(proto: onnx.ModelProto, workdir: Path | None) -> bytes | str:
     path = workdir / "private.onnx"
     onnx.save(proto, path, save_as_external_data=True, location="private.data")
     return str(path)
-
-
-def _padded(feeds: Feeds, size: int) -> Feeds:
-    def pad(value: Array) -> Array:
-        if not value.ndim:
-            return value
-        missing = size - len(value)
-        return np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
-
-    return {name: pad(value) for name, value in feeds.items() if name != LABELS}

@@ -90,7 +90,7 @@ def test_a_weight_that_is_an_output_stays_beside_its_codes(context_for: ContextF
     model = tiny.shared_weight()
     model.graph.outputs.append(model.graph.initializers["w"])
     frozen(model, context_for)
-    assert {"w", "w.codes"} <= set(model.graph.initializers)
+    assert {"w", "w.own.codes"} <= set(model.graph.initializers)
 
 
 def test_a_foreign_quantizer_is_left_and_nothing_is_claimed_of_it(

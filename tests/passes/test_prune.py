@@ -9,6 +9,7 @@ import pytest
 
 from gpusq_compiler.errors import ModelError, OptionError
 from gpusq_compiler.ir import claims, edit
+from gpusq_compiler.passes import canonicalize
 from gpusq_compiler.passes.base import Context, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.pipeline import Pipeline
@@ -179,27 +180,64 @@ def test_a_shared_weight_is_pruned_once(context_for: ContextFor) -> None:
     assert np.array_equal(tiny.weight(model, "w"), expected)
 
 
-def test_a_weight_that_reduces_along_two_axes_gets_one_pattern(
-    context_for: ContextFor,
-) -> None:
+def test_a_weight_that_reduces_along_two_axes_is_split(context_for: ContextFor) -> None:
     model = tiny.model_of("""
     net (float[N, 16] x) => (float[N, 16] y) <float[16, 16] w> {
         h = MatMul(x, w)
         y = Gemm<transB = 1>(h, w)
     }""")
+    dense = tiny.weight(model, "w")
     result = pruned(model, context_for)
-    assert reasons(result) == {"Gemm.y": "conflicting-axes"}
+    assert reasons(result) == {"Gemm.y": "copied-weight"}
+    assert "1024 bytes more: another layer reduces along another axis" in str(
+        result.skipped[0]
+    )
     assert claim(model, "w") == "2:4 axis=0"
+    assert claim(model, "w.own") == "2:4 axis=1"
+    assert np.array_equal(tiny.weight(model, "w"), oracle(dense, 0))
+    assert np.array_equal(tiny.weight(model, "w.own"), oracle(dense, 1))
 
 
-def test_a_weight_that_is_an_output_is_pruned_and_stays_an_output(
+def test_a_weight_that_is_an_output_stays_as_it_was(context_for: ContextFor) -> None:
+    model = tiny.shared_weight()
+    model.graph.outputs.append(model.graph.initializers["w"])
+    dense = tiny.weight(model, "w")
+    result = pruned(model, context_for)
+    assert reasons(result) == {"MatMul.a": "copied-weight"}
+    assert [value.name for value in model.graph.outputs] == ["y", "w"]
+    assert claim(model, "w") is None
+    assert np.array_equal(tiny.weight(model, "w"), dense)
+    own = model.graph.initializers["w.own"]
+    assert {node.name for node, _ in own.uses()} == {"MatMul.a", "MatMul.y"}
+
+
+def test_a_tied_embedding_is_copied_and_the_table_stays_dense(
+    context_for: ContextFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canonicalize, "FOLD_LIMIT", 4)  # tables are larger than the limit
+    model = tiny.model_of("""
+    tied (int64[N, 3] ids) => (float[N, 3, 10] y) <float[10, 8] table> {
+        x = Gather(table, ids)
+        head = Transpose<perm = [1, 0]>(table)
+        y = MatMul(x, head)
+    }""")
+    dense = tiny.weight(model, "table")
+    result = pruned(model, context_for)
+    assert reasons(result) == {"MatMul.y": "copied-weight"}
+    assert np.array_equal(tiny.weight(model, "table"), dense)
+    assert np.array_equal(tiny.weight(model, "table.own"), oracle(dense.T, 0))
+    assert tiny.operators(model) == ["Gather", "MatMul"]
+
+
+def test_an_excluded_layer_keeps_the_dense_weight_that_it_shares(
     context_for: ContextFor,
 ) -> None:
     model = tiny.shared_weight()
-    model.graph.outputs.append(model.graph.initializers["w"])
-    pruned(model, context_for)
-    assert [value.name for value in model.graph.outputs] == ["y", "w"]
-    assert claim(model, "w") == "2:4 axis=0"
+    dense = tiny.weight(model, "w")
+    result = pruned(model, context_for, Prune(exclude=("MatMul.a",)))
+    assert reasons(result) == {"MatMul.a": "user", "MatMul.y": "copied-weight"}
+    assert np.array_equal(tiny.weight(model, "w"), dense)
+    assert np.array_equal(tiny.weight(model, "w.own"), oracle(dense, 0))
 
 
 def test_the_weight_may_be_the_left_operand(context_for: ContextFor) -> None:

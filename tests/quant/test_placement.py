@@ -216,6 +216,18 @@ def test_an_epilogue_ends_where_others_read_it() -> None:
     assert activations(draft) == {"x": ["a"], "o": ["h", "z"]}
 
 
+def test_an_epilogue_ends_where_the_model_gives_it_out() -> None:
+    draft = draft_of("""
+    net (float[N, 8] x) => (float[N, 8] y, float[N, 8] o) <float[8, 8] ws, float[8] b> {
+        a = MatMul(x, ws)
+        o = Add(a, b)
+        h = Relu(o)
+        y = Sqrt(h)
+    }""")
+    assert activations(draft) == {"x": ["a"]}
+    assert refusals(draft) == {"o": "graph-output"}
+
+
 def test_a_table_of_positions_is_no_bias() -> None:
     draft = draft_of("""
     net (float[N, 4, 8] x) => (float[N, 4, 8] y) <float[8, 8] ws, float[4, 8] positions> {
@@ -320,6 +332,18 @@ def test_residual_add_behind_an_activation_does_not_fuse() -> None:
     assert activations(draft) == {"x": ["c"], "m": ["s"]}
 
 
+def test_residual_add_of_a_convolution_that_others_read_does_not_fuse() -> None:
+    draft = draft_of("""
+    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y, float[N, 4, 5, 5] z)
+    <float[4, 4, 1, 1] ws> {
+        c = Conv(x, ws)
+        s = Add(c, x)
+        y = Sqrt(s)
+        z = Sqrt(c)
+    }""")
+    assert activations(draft) == {"x": ["c"], "c": ["s", "z"]}
+
+
 def test_residual_sum_that_is_an_output_stays_float() -> None:
     draft = draft_of("""
     net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y) <float[4, 4, 1, 1] ws> {
@@ -391,6 +415,17 @@ def test_attention_quantises_separate_projections_each() -> None:
     assert activations(draft) == {
         "x": ["ak", "aq", "v"],
         "q": ["product"],
+        "k": ["kt"],
+        "v": ["mixed"],
+        "p": ["mixed"],
+    }
+
+
+def test_attention_of_dense_projections_is_quantised_for_all_their_readers() -> None:
+    text = SEPARATE.replace("ws_", "w_").replace("y = Sqrt(mixed)", "y = Add(mixed, q)")
+    assert activations(draft_of(text)) == {
+        "x": ["ak", "aq", "v"],
+        "q": ["product", "y"],
         "k": ["kt"],
         "v": ["mixed"],
         "p": ["mixed"],
@@ -542,6 +577,17 @@ def test_concats_that_have_an_input_in_common_share_one_scale() -> None:
     }""")
     assert activations(draft) == {"x": ["a", "one"], "a": ["one"], "b": ["two"]}
     assert len({draft.scale_of(site.value) for site in draft.sites if not site.weight}) == 1
+
+
+def test_concat_with_a_constant_keeps_the_pair_behind_it() -> None:
+    draft = draft_of("""
+    net (float[2, 4] x) => (float[2, 4] y)
+    <float[4, 4] ws, float[2, 4] table, float[8, 4] w> {
+        a = MatMul(x, ws)
+        j = Concat<axis = 1>(a, table)
+        y = MatMul(j, w)
+    }""")
+    assert activations(draft) == {"x": ["a"], "a": ["j"], "j": ["y"]}
 
 
 def test_concat_of_float_tensors_that_no_layer_reads_is_left() -> None:
