@@ -55,7 +55,7 @@ def gpusq(ctx: click.Context) -> None:
 @click.option("--batch-size", type=int, metavar="N", help="Of every training pass")
 @click.option("--lr", type=float, metavar="F", help="Learning rate of every training pass")
 @click.option("--budget", type=float, metavar="MINUTES", help="Time for all training passes")
-@click.option("--target", default="onnxruntime", metavar="T", help="onnxruntime")
+@click.option("--target", default="onnxruntime", metavar="T", help="onnxruntime or tensorrt")
 @click.option("--device", default="cpu", metavar="D", help="cpu, cuda or auto")
 @click.option("--threads", type=int, metavar="N", help="Default: the runtime chooses")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop")

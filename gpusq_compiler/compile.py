@@ -70,7 +70,7 @@ def compile_model(
         metric: ``accuracy``, ``topk``, ``psnr``, ``cosine`` or ``module.py:function``; default
             accuracy where labels are class ids, else cosine to the dense model.
         teacher: Another model to distil from; default the source itself.
-        target: ``onnxruntime``.
+        target: ``onnxruntime`` or ``tensorrt``: where quantizers are placed.
         out: Default ``./<stem>.gpusq.onnx``.
         report: Where the JSON report goes; default beside ``out``.
         workdir: Folder for checkpoints, removed on success.

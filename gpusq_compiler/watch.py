@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpusq_compiler.calibration.batches import Subset
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import PostconditionError
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.latency import interleaved

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from gpusq_compiler.calibration.batches import Subset
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.calibration.collect import collect
 from gpusq_compiler.errors import OptionError
 from gpusq_compiler.ir import query

@@ -42,7 +42,7 @@ class TrainingPass(Pass, abc.ABC):
     rates: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay", "warmup")
 
     steps: Annotated[int | None, "optimisation steps; none: from model and data"] = None
-    batch_size: Annotated[int | None, "samples per step; none: from the data"] = None
+    batch_size: Annotated[int | None, "samples per step; none: from data and model"] = None
     learning_rate: Annotated[float | None, "peak; none: from the weights' size"] = None
     weight_decay: Annotated[float, "decoupled decay of AdamW"] = 0.0
     warmup: Annotated[float, "share of the steps with a rising learning rate"] = 0.05
@@ -77,11 +77,12 @@ class TrainingPass(Pass, abc.ABC):
     def resolve(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Choose steps and batch size where the user did not; measured under a budget."""
         data = self._data(ctx)
-        batch = self.batch_size or default_batch_size(data.count)
+        operations = query.operations(model)
+        batch = self.batch_size or default_batch_size(data.count, operations)
         sizes = [v.const_value.size for v in query.trainable_values(model) if v.const_value]
         steps = self.steps
         if steps is None:
-            steps = default_steps(sum(sizes), query.operations(model), data.count, batch)
+            steps = default_steps(sum(sizes), operations, data.count, batch)
         rate = self.learning_rate
         if rate is None:
             rate = float(f"{default_learning_rate(query.magnitude(model)):.3g}")

@@ -7,14 +7,23 @@ MOST_EPOCHS = 120
 MAC_PER_SECOND = 8e9
 """Multiply-adds per second of a forward pass on two CPU cores; a step costs three passes."""
 STEP_OVERHEAD = 0.008
+MAC_PER_STEP = 2.5e10
+"""Forward multiply-adds per step at most: 3 seconds each, and some gigabytes of activations."""
 RATE = 0.015
 
 
-def default_batch_size(samples: int) -> int:
-    """A power of two between 8 and 64, about a sixteenth of the samples."""
+def default_batch_size(samples: int, operations: int = 0) -> int:
+    """A power of two between 4 and 64: about a sixteenth of the samples, fewer of large ones.
+
+    Args:
+        samples: Training samples.
+        operations: Multiply-adds per sample of a forward pass.
+    """
     size = 8
     while size < 64 and size * 16 < samples:
         size *= 2
+    while size > 4 and size * operations > MAC_PER_STEP:
+        size //= 2
     return size
 
 

@@ -35,6 +35,8 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 FLOOR = 0.01
 """A relative parameter keeps at least this part of its starting magnitude."""
+FEWEST_WARM = 10
+"""Steps of a warm-up at least, even where training ends before it does."""
 STEP = "step"
 
 
@@ -65,8 +67,8 @@ class Schedule:
 
     @property
     def warm(self) -> int:
-        """Steps of the warm-up."""
-        return round(self.warmup * self.steps)
+        """Steps of the warm-up; AdamW's first steps are all as long as the rate."""
+        return max(round(self.warmup * self.steps), FEWEST_WARM) if self.warmup > 0 else 0
 
 
 def names(index: int) -> tuple[str, str, str, str]:

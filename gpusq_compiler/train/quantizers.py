@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.job import GraphBuilder
 
 
+INTEGERS_FROM = 1.5 * 2**23
+"""Around this number float32 holds integers only: adding and subtracting it rounds to even."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantizer(Component, abc.ABC):
     """Builds trainable fake quantization; its values must equal Q followed by DQ."""
@@ -44,9 +48,11 @@ class LearnedStep(Quantizer):
     name: ClassVar[str] = "lsq"
 
     def build(self, graph: GraphBuilder, x: str, scale: str, low: int, high: int) -> str:
-        """Div, Round, Clip, Mul."""
-        scaled = graph.node("Div", x, scale)
-        rounded = graph.node("Round", scaled)
+        """Div, round, Clip, Mul."""
+        # Round is slow and has no gradient; this rounds alike and lets the gradient through.
+        coarse = graph.constant(INTEGERS_FROM)
+        shifted = graph.node("Add", graph.node("Div", x, scale), coarse)
+        rounded = graph.node("Sub", shifted, coarse)
         bounds = graph.constant(float(low)), graph.constant(float(high))
         return graph.node("Mul", graph.node("Clip", rounded, *bounds), scale)
 

@@ -18,12 +18,12 @@ from gpusq_compiler.calibration import columns
 from gpusq_compiler.calibration.archive import ArchiveReader
 from gpusq_compiler.calibration.batches import (
     MIN_TRAINING_SAMPLES,
-    Subset,
     from_arrays,
     load,
     require,
     split,
 )
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import DataError, FileError, GpusqError
 from gpusq_compiler.runtime.samples import Samples, batches
 from gpusq_compiler.runtime.session import InputSpec
