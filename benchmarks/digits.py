@@ -1,6 +1,6 @@
-"""Accuracy of sparse INT8 on the two digit networks, three seeds: python benchmarks/digits.py
+"""Accuracy of sparse INT8 on the two digit networks, over seeds and targets.
 
-Prints one row per model, target and seed, and writes benchmarks/results/digits.json. One-shot
+Run: python benchmarks/digits.py. Prints one row per model, target and seed, and writes benchmarks/results/digits.json. One-shot
 (prune and quantize without training) is the same run before its qat.
 """
 

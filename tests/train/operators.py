@@ -120,6 +120,10 @@ SETTINGS = frozenset({"down", "roi", "scales", "grid", "offsets"})
 """Float constants that say what to do and are never trained."""
 
 
+TWO_SAMPLES = frozenset({"picks", "points", "spots", "places", "updates", "grid", "one"})
+"""Constants that want exactly two samples."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One model.
@@ -162,6 +166,12 @@ class Case:
             for t in self.proto.graph.initializer
             if t.data_type == onnx.TensorProto.FLOAT and t.dims and t.name not in SETTINGS
         ]
+
+    @property
+    def free(self) -> bool:
+        """Whether the model takes any number of samples."""
+        names = {tensor.name for tensor in self.proto.graph.initializer}
+        return not names & TWO_SAMPLES
 
     def model(self) -> ir.Model:
         """The model for the program under test."""
@@ -341,6 +351,8 @@ MORE: dict[str, str] = {
     "com.microsoft.FusedMatMul": "com.microsoft.FusedMatMul<alpha=0.5, transB=1>(x, matrix)",
     "com.microsoft.FusedConv":
         'com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(x, kernel, bias8)',
+    "com.microsoft.FusedGemm": "f = Flatten<axis=2>(x) "
+        'y = com.microsoft.FusedGemm<activation="Tanh", alpha=0.5, transB=1>(f, wide, bias5)',
     "com.microsoft.SkipLayerNormalization":
         "r = Reshape(x, tokens) y = com.microsoft.SkipLayerNormalization(r, r, six, bias6, bias6)",
     "com.microsoft.Attention": "r = Reshape(x, tokens) "

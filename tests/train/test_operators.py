@@ -44,7 +44,7 @@ def test_every_rewrite_has_a_case() -> None:
 def test_the_function_stays_and_the_gradient_is_right(name: str) -> None:
     case = CASES[name]
     copy, x = copy_of(case), case.x()
-    for feeds in ({"x": x}, {"x": x[:1]}):
+    for feeds in ({"x": x}, {"x": x[:1]}) if case.free else ({"x": x},):
         expected = Session(case.model())(feeds)["y"]
         found = nets.run(copy, feeds)["y"]
         assert found.shape == expected.shape
@@ -53,7 +53,7 @@ def test_the_function_stays_and_the_gradient_is_right(name: str) -> None:
     assert outcome(copy, case) == (NONE if name in UNTRAINED else RIGHT)
 
 
-@pytest.mark.parametrize("name", ["Conv, same", "AveragePool, dilated", "Split", "Where"])
+@pytest.mark.parametrize("name", ["Conv, same", "AveragePool, dilated", "Where"])
 def test_as_it_is_the_runtime_gets_it_wrong(name: str) -> None:
     """What would be trained silently wrong; the day this fails a rewrite can go."""
     assert bare(CASES[name]) != RIGHT

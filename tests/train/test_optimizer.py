@@ -138,14 +138,24 @@ def test_relative_values_stay_positive() -> None:
     assert history[-1][0] == pytest.approx(FLOOR * start, rel=1e-5)
 
 
-def test_the_schedule_warms_up_and_ends_near_zero() -> None:
+def lengths(steps: int, warmup: float) -> Array:
+    """How far a parameter moves in each step, its gradient being 1."""
     parameters = [Parameter(value=np.zeros(1, np.float32), learning_rate=1.0)]
-    gradients = [[np.ones(1, np.float32)]] * 20
-    history = trained(parameters, gradients, Schedule(steps=20, warmup=0.2))
-    moved = -np.diff([0.0, *(float(h[0][0]) for h in history)])
-    assert moved[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0], rel=1e-4)
-    assert np.all(np.diff(moved[4:]) < 0)
+    gradients = [[np.ones(1, np.float32)]] * steps
+    history = trained(parameters, gradients, Schedule(steps=steps, warmup=warmup))
+    return -np.diff([0.0, *(float(h[0][0]) for h in history)])
+
+
+def test_the_schedule_warms_up_and_ends_near_zero() -> None:
+    moved = lengths(60, 0.2)
+    assert moved[:12] == pytest.approx(np.arange(1, 13) / 12, rel=1e-4)
+    assert np.all(np.diff(moved[12:]) < 0)
     assert 0 < moved[-1] < 0.02
+
+
+def test_a_short_run_ends_in_its_warm_up() -> None:
+    assert lengths(3, 0.05) == pytest.approx([0.1, 0.2, 0.3], rel=1e-4)
+    assert lengths(3, 0.0)[0] == pytest.approx(1.0, rel=1e-4)
 
 
 def test_groups_have_their_own_rates() -> None:
