@@ -1,7 +1,8 @@
 """Accuracy of sparse INT8 on the two digit networks, over seeds and targets.
 
-Run: python benchmarks/digits.py. Prints one row per model, target and seed, and writes benchmarks/results/digits.json. One-shot
-(prune and quantize without training) is the same run before its qat.
+Run it with: python benchmarks/digits.py. It prints one row per model, target and seed, and
+writes benchmarks/results/digits.json. One-shot (prune and quantize without training) is the
+same run before its qat.
 """
 
 from __future__ import annotations

@@ -360,12 +360,12 @@ MORE: dict[str, str] = {
     "SimplifiedLayerNormalization": "SimplifiedLayerNormalization<axis=-1>(x, six)",
     "If": "If<then_branch = t () => (float[N,4,6,6] a) { a = Mul(x, four1) }, "
         "else_branch = e () => (float[N,4,6,6] b) { b = Neg(x) }>(true)",
-    "Loop": "y = Loop<body = b (int64 i, bool c, float[N,4,6,6] s) => "
-        "(bool d, float[N,4,6,6] t) { d = Identity(c) t = Mul(small, four1) }>(count, true, x)",
+    "Loop": "y = Loop<body = b (int64 i, bool c, float[N,4,6,6] state) => "
+        "(bool d, float[N,4,6,6] t) { d = Identity(c) t = Mul(state, four1) }>(count, true, x)",
     "Scan": "z = ReduceMean<keepdims=0>(x, zeros1) h = Slice(z, zeros1, ones1, zeros1) "
         "g = Squeeze(h, zeros1) "
-        "f, y = Scan<num_scan_inputs=1, body = b (float[6] s, float[6] v) => "
-        "(float[6] t, float[6] w) { t = Add(small, v) w = Mul(t, six) }>(bias6, g)",
+        "f, y = Scan<num_scan_inputs=1, body = b (float[6] state, float[6] v) => "
+        "(float[6] t, float[6] w) { t = Add(state, v) w = Mul(t, six) }>(bias6, g)",
 }  # fmt: skip
 """Other cases; ``pos``, ``large`` and ``small`` are x made positive, > 1, and within 1/2."""
 

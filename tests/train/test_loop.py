@@ -333,21 +333,103 @@ def test_the_first_step_is_probed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_native_crash_is_an_error_that_names_the_operator(
+CRASHING = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,2,7,7] x) => (float[N,2,3,3] y)
+<float[2,2,1,1] w = {1, 2, 3, 4}, float[2,2,1,1] v = {1, 2, 3, 4},
+ float[2,2,1,1] u = {1, 2, 3, 5}> {
+    a = Conv(x, w)
+    b = Conv(a, v)
+    c = AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(b)
+    d = Conv(c, u)
+    y = AveragePool<kernel_shape=[2,2]>(d)
+}"""
+
+
+def test_a_native_crash_freezes_what_lies_above_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = """
-    <ir_version: 8, opset_import: ["": 17]>
-    g (float[N,2,7,7] x) => (float[N,2,H,W] y) <float[2,2,1,1] w = {1, 2, 3, 4}> {
-        a = Conv(x, w)
-        y = AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(a)
-    }"""
     assert isinstance(rewrites.REWRITES, dict)
     monkeypatch.delitem(rewrites.REWRITES, "AveragePool")
-    student = ir.from_onnx_text(text)
-    job = nets.job(student, tmp_path, teacher=student, terms=(OutputError(),))
-    job = dataclasses.replace(job, groups=(ParameterGroup(names=("w",), learning_rate=0.1),))
-    with pytest.raises(
-        TrainingError, match=r"crashes .*\(signal \d+\); suspected: AveragePool"
-    ):
-        OrtTrainer().fit(job)
+    student = ir.from_onnx_text(CRASHING)
+    target = ir.from_onnx_text(CRASHING.replace("u = {1, 2, 3, 5}", "u = {1, 2, 3, 4}"))
+    job = nets.job(student, tmp_path, teacher=target, terms=(OutputError(),))
+    groups = (ParameterGroup(names=("u", "v", "w"), learning_rate=0.1),)
+    result = OrtTrainer().fit(dataclasses.replace(job, groups=groups))
+    reason = "no-gradient: the backward pass fails behind Conv Conv_1"
+    assert result.frozen == {"v": reason, "w": reason}
+    assert set(result.values) == {"u"}
+    assert result.held_out[-1][1] < result.held_out[0][1]
+
+
+DETECTOR = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,6] x, int64[N,2] ids) => (float[N,3,4] boxes, int64[M,3] chosen, float[M] best)
+<float[6,12] w, float[8,6] table, float[6,3] v, int64[3] form = {0, 3, 4},
+ int64[1] most = {2}, int64 middle = {1}, int64 last = {2}, int64[3] kind = {0, 1, -1},
+ int64[1] flat = {-1}, int64[1] front = {1}> {
+    rows = Gather(table, ids)
+    tokens = ReduceMean<axes=[1], keepdims=0>(rows)
+    mixed = Add(x, tokens)
+    wide = MatMul(mixed, w)
+    boxes = Reshape(wide, form)
+    scores = MatMul(mixed, v)
+    ranked = Unsqueeze(scores, front)
+    chosen = NonMaxSuppression(boxes, ranked, most)
+    box = Gather<axis=1>(chosen, last)
+    line = Reshape(scores, flat)
+    best = Gather(line, box)
+}"""
+
+
+def test_a_detector_imitates_what_keeps_its_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    models = []
+    for _ in range(2):
+        model = ir.from_onnx_text(
+            DETECTOR,
+            initializers=[
+                ir.tensor(rng.normal(size=shape).astype(np.float32), name=name)
+                for name, shape in (("w", (6, 12)), ("table", (8, 6)), ("v", (6, 3)))
+            ],
+        )
+        models.append(model)
+    data = nets.ArraySamples(
+        {
+            "x": rng.normal(size=(24, 6)).astype(np.float32),
+            "ids": rng.integers(0, 8, (24, 2)),
+        }
+    )
+    groups = (ParameterGroup(names=("w", "v"), learning_rate=0.01),)
+    job = nets.job(
+        models[0], tmp_path, teacher=models[1], terms=MIXED, data=data, groups=groups
+    )
+    result = TRAINER.fit(job)
+    assert set(result.frozen) == {"output 'chosen'", "output 'best'", "v"}
+    assert "size follows from the values" in result.frozen["output 'best'"]
+    assert result.held_out[-1][1] < result.held_out[0][1]
+
+
+BODY = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4] x) => (float[N,4] y)
+<float[4,4] a = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1},
+ float[4,4] b = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1},
+ float[4] inner = {1, 2, 3, 4}, int64 three = {3}, bool yes = {1}> {
+    p = MatMul(x, a)
+    q = Loop<body = body (int64 i, bool go, float[N,4] s) => (bool on, float[N,4] t) {
+        on = Identity(go)
+        t = Mul(s, inner)
+    }>(three, yes, p)
+    y = MatMul(q, b)
+}"""
+
+
+def test_what_a_body_uses_is_frozen_too(tmp_path: Path) -> None:
+    student, target = (ir.from_onnx_text(t) for t in (BODY, BODY.replace("b = {1,", "b = {2,")))
+    groups = (ParameterGroup(names=("a", "b", "inner"), learning_rate=0.1),)
+    terms = (OutputError(logits=True),)
+    job = nets.job(student, tmp_path, teacher=target, terms=terms, groups=groups)
+    result = TRAINER.fit(job)
+    assert result.frozen == {n: "no-gradient: Loop Loop_1" for n in ("a", "inner")}
+    assert result.held_out[-1][1] < result.held_out[0][1]
