@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.runtime.samples import Array, Feeds
 
-SIZES_OF_DATA = frozenset(
-    {"NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit", "If", "Loop"}
-)
+SIZES_OF_DATA = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
 """Operators whose outputs' sizes follow from values, not from sizes."""
 NOT_REPEATABLE = frozenset({"RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"})
 MOST_VALUES = 1 << 16

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Feeds
 
 MODEL, FEEDS = "gradient.onnx", "feeds.npz"
+CHILD = ("-m", "gpusq_compiler.train.probe")
 
 
 def fails(gradient: bytes, feeds: Feeds, workdir: Path, device: str) -> bool:
@@ -56,7 +57,7 @@ def _child(folder: str, device: str) -> int:
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
-        [sys.executable, "-m", __spec__.name, folder, device],
+        [sys.executable, *CHILD, folder, device],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         check=False,
