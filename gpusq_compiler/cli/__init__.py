@@ -1,0 +1,88 @@
+"""The command line: one verb, one file. The only place that catches errors for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from gpusq_compiler.cli.check import check_command
+from gpusq_compiler.cli.compare import compare_command
+from gpusq_compiler.cli.compile import compile_command
+from gpusq_compiler.cli.doctor import doctor_command
+from gpusq_compiler.cli.passes import passes_command
+from gpusq_compiler.cli.terminal import EPILOG, HELP
+from gpusq_compiler.errors import GpusqError, OptionError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED, BUG, CANNOT_WRITE = 130, 3, 6
+
+
+@click.group(epilog=EPILOG, context_settings=HELP, invoke_without_command=True)
+@click.version_option(package_name="gpusq-compiler", prog_name="gpusq")
+@click.pass_context
+def gpusq(ctx: click.Context) -> None:
+    """Turn an ONNX model into a 2:4 sparse INT8 one."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for verb in (compile_command, passes_command, check_command, compare_command, doctor_command):
+    gpusq.add_command(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point ``gpusq``."""
+    _run("gpusq", gpusq, arguments)
+
+
+def compile_main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point ``gpusq-compile``."""
+    _run("gpusq-compile", compile_command, arguments)
+
+
+def _run(name: str, command: click.Command, arguments: Sequence[str] | None) -> None:
+    """Run a command; every error becomes one line and an exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in given
+    try:
+        # Not command.main(), which prints an empty line of its own when interrupted.
+        with command.make_context(name, [a for a in given if a != "--traceback"]) as ctx:
+            command.invoke(ctx)
+    except BaseException as error:
+        if traceback and not isinstance(error, SystemExit | click.exceptions.Exit):
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: BaseException) -> int:
+    """Print one line for a person and choose the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, BrokenPipeError):
+        # Nobody reads on; the interpreter's own flush at the end must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        click.echo(
+            "gpusq: interrupted; repeat the command with --resume to continue", err=True
+        )
+        return INTERRUPTED
+    if isinstance(error, GpusqError):
+        line, code = str(error), error.exit_code
+    elif isinstance(error, click.UsageError):
+        help_line = f"{error.ctx.command_path} --help" if error.ctx else "gpusq --help"
+        line, code = f"{error.format_message()} See: {help_line}", OptionError.exit_code
+    elif isinstance(error, OSError):
+        line, code = f"{error.filename or 'a file'}: {error.strerror}", CANNOT_WRITE
+    else:
+        kind = f"{type(error).__name__}: {first_line(error)}"
+        line, code = f"internal error: {kind}. Repeat with --traceback and report it", BUG
+    click.echo(f"gpusq: error: {' '.join(line.split())}", err=True)
+    return code

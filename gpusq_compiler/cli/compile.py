@@ -1,0 +1,81 @@
+"""``gpusq compile`` and ``gpusq-compile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_up_logs
+
+
+@click.command("compile", epilog=EPILOG, context_settings=HELP)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--passes", metavar="LIST", help="Passes by name: prune,qat")
+@click.option("--recipe", metavar="FILE|PRESET", help="TOML recipe in place of --passes")
+@click.option("--data", metavar="D", help=".npz, folder of .npz or images, module.py:function")
+@click.option("--eval-data", metavar="D", help="The same; only ever reported")
+@click.option("--metric", metavar="M", help="accuracy, topk, psnr, cosine, module.py:function")
+@click.option("--teacher", metavar="ONNX", help="Distil from this model, not from MODEL")
+@click.option("-o", "--out", metavar="OUT.onnx", help="Default ./<stem>.gpusq.onnx")
+@click.option("--report", metavar="OUT.json", help="Default beside the output")
+@click.option("--workdir", metavar="DIR", default=".gpusq", help="Checkpoints; default .gpusq")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Default 0")
+@click.option(
+    "--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="An option"
+)
+@click.option("--steps", type=int, metavar="N", help="Of every training pass")
+@click.option("--batch-size", type=int, metavar="N", help="Of every training pass")
+@click.option("--lr", type=float, metavar="F", help="Learning rate of every training pass")
+@click.option("--budget", type=float, metavar="MINUTES", help="Time for all training passes")
+@click.option("--target", default="onnxruntime", metavar="T", help="onnxruntime or tensorrt")
+@click.option("--device", default="cpu", metavar="D", help="cpu, cuda or auto")
+@click.option("--threads", type=int, metavar="N", help="Default: the runtime chooses")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop")
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint")
+@click.option("-q", "quiet", is_flag=True, help="Only errors and the output's path")
+@click.option("-v", "verbose", is_flag=True, help="Everything that was left alone, and logs")
+def compile_command(**given: Any) -> None:
+    """Compress MODEL with the passes of a list or recipe."""
+    from gpusq_compiler import compile as compiler
+    from gpusq_compiler.recipe import Overrides, plan_of
+    from gpusq_compiler.request import Request
+
+    set_up_logs(verbose=given["verbose"])
+    overrides = Overrides(
+        steps=given["steps"],
+        batch_size=given["batch_size"],
+        learning_rate=given["lr"],
+        settings=given["settings"],
+    )
+    plan = plan_of(given["passes"], given["recipe"], seed=given["seed"], overrides=overrides)
+    request = Request(
+        source=given["model"],
+        recipe=_path(given["recipe"]),
+        data=given["data"],
+        eval_data=given["eval_data"],
+        metric=given["metric"],
+        teacher=_path(given["teacher"]),
+        target=given["target"],
+        out=_path(given["out"]),
+        report=_path(given["report"]),
+        workdir=Path(given["workdir"]),
+        budget=given["budget"],
+        threads=given["threads"],
+        device=given["device"],
+        resume=given["resume"],
+        events=events_for(quiet=given["quiet"]),
+    )
+    if given["dry_run"]:
+        for line in compiler.preview(plan, request):
+            click.echo(line)
+        return
+    report = compiler.run(plan, request)
+    if not given["quiet"]:
+        report.show(console(), verbose=given["verbose"])
+    click.echo(report.output.path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -1,0 +1,101 @@
+"""What the command line says about options, on top of names or a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import tomlkit
+import tomlkit.exceptions
+
+from gpusq_compiler.errors import OptionError
+from gpusq_compiler.passes import options, registry
+
+if TYPE_CHECKING:
+    from gpusq_compiler.recipe.draft import Draft, Entry
+
+IMAGES = "data.images"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the command line says about options, the strongest last.
+
+    Attributes:
+        steps: For every training pass.
+        batch_size: For every training pass.
+        learning_rate: For every training pass.
+        settings: ``pass.option=value`` and ``data.images.option=value`` texts.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    settings: tuple[str, ...] = ()
+
+
+def apply(draft: Draft, overrides: Overrides) -> None:
+    """Write the overrides into a draft, the strongest last.
+
+    Raises:
+        OptionError: A setting is malformed, or names no pass of the plan.
+    """
+    common = {
+        "steps": overrides.steps,
+        "batch_size": overrides.batch_size,
+        "learning_rate": overrides.learning_rate,
+    }
+    for entry in draft.entries:
+        known = {option.name for option in options.options_of(registry.find(entry.name))}
+        if "steps" in known:
+            entry.values |= {k: v for k, v in common.items() if v is not None}
+    for setting in overrides.settings:
+        _set(draft, setting)
+
+
+def _set(draft: Draft, setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    name, *keys = path.strip().split(".")
+    if not equals or not keys or not all(keys):
+        raise OptionError(
+            f"'{setting}' is not pass.option=value",
+            where="--set",
+            remedy="For example: --set qat.steps=100",
+        )
+    if path.strip().startswith(f"{IMAGES}.") and len(keys) == 2:
+        draft.images[keys[1].replace("-", "_")] = _value(text.strip())
+        return
+    matching = [entry for entry in draft.entries if entry.name == name.replace("_", "-")]
+    if not matching:
+        planned = [entry.name for entry in draft.entries]
+        raise OptionError(
+            f"the plan has no pass '{name}'", where="--set", remedy=options.near(name, planned)
+        )
+    for entry in matching:
+        _place(entry, [key.replace("-", "_") for key in keys], _value(text.strip()))
+
+
+def _place(entry: Entry, keys: list[str], value: object) -> None:
+    """Set an option, or an option of the component that is an option."""
+    table = entry.values
+    if len(keys) > 1:
+        defaults = {o.name: o.default for o in options.options_of(registry.find(entry.name))}
+        current = table.get(keys[0], options.dump_value(defaults.get(keys[0])))
+        if isinstance(current, str):
+            current = {"use": current}
+        if not isinstance(current, dict) or len(keys) > 2:
+            raise OptionError(
+                f"'{'.'.join(keys)}' is not an option of a component",
+                where=f"--set {entry.name}",
+            )
+        table[keys[0]] = {**({} if keys[1] == "use" else current), keys[1]: value}
+    else:
+        table[keys[0]] = value
+
+
+def _value(text: str) -> object:
+    """TOML where it parses as such, else the text itself."""
+    try:
+        return tomlkit.value(text).unwrap()
+    except tomlkit.exceptions.TOMLKitError:
+        return text
