@@ -13,7 +13,8 @@ from tests import zoo_models
 from tests.train import zoo_check
 
 HEAD = (
-    "| model | float error | Q/DQ cosine | batch | s per step | peak GB | trained | still | frozen |\n"
+    "| model | float error | Q/DQ cosine | batch | s per step | peak GB "
+    "| trained | still | frozen |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
 

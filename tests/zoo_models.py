@@ -12,7 +12,7 @@ from tests.zoo.materialize import fill
 
 ZOO = Path(__file__).parent / "zoo"
 NAMES = tuple(sorted(path.stem for path in ZOO.glob("*.onnx")))
-SMALL = ("cyclegan_g", "disc", "edsr")
+SMALL = ("cyclegan_g", "disc")
 """Those that train in a second or two."""
 
 

@@ -1,7 +1,7 @@
 """From a loss graph to a backward pass that works, with as few parameters frozen as it takes.
 
-Where the runtime says which operator has no gradient, the parameters above it are frozen. Where
-it only fails, or dies, halving finds how deep in the graph training can begin.
+Where the runtime says which operator has no gradient, the parameters above it are frozen.
+Where it only fails, or dies, halving finds how deep in the graph training can begin.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Attempts:
         self._feeds = {**self._batches.training(0), **self._values}
         if not self._dies(gradient):
             return session
-        self._job.events.note(f"{self._job.label}: the first step fails; looking for its layer")
+        self._job.events.note(
+            f"{self._job.label}: the first step fails; looking for its layer"
+        )
         self._halve(lambda names: self._dies(self._gradient(names)))
         return self._built()[1]
 

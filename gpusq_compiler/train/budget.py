@@ -8,7 +8,7 @@ MAC_PER_SECOND = 8e9
 """Multiply-adds per second of a forward pass on two CPU cores; a step costs three passes."""
 STEP_OVERHEAD = 0.008
 MAC_PER_STEP = 2.5e10
-"""Forward multiply-adds per step at most: 3 seconds each, and some gigabytes of activations."""
+"""Forward multiply-adds per step at most: 10 seconds, and some gigabytes of activations."""
 RATE = 0.015
 
 
@@ -28,7 +28,7 @@ def default_batch_size(samples: int, operations: int = 0) -> int:
 
 
 def default_steps(parameters: int, operations: int, samples: int, batch_size: int) -> int:
-    """Steps for about 1 minute at 10^5 parameters and 8 minutes at 2 * 10^7, on 2 cores.
+    """Steps for about 45 s at 10^5 parameters and 8 minutes at 2 * 10^7, on 2 cores.
 
     Args:
         parameters: Trainable values.
@@ -36,7 +36,7 @@ def default_steps(parameters: int, operations: int, samples: int, batch_size: in
         samples: Training samples; no sample is seen more than `MOST_EPOCHS` times.
         batch_size: Samples per step.
     """
-    seconds = 60 * max(parameters / 1e5, 0.5) ** 0.38
+    seconds = 45 * max(parameters / 1e5, 0.5) ** 0.44
     step = STEP_OVERHEAD + 3 * operations * batch_size / MAC_PER_SECOND
     most = max(FEWEST_STEPS, MOST_EPOCHS * samples // batch_size)
     return int(min(max(seconds / step, FEWEST_STEPS), most))
@@ -55,5 +55,5 @@ def default_learning_rate(magnitude: float) -> float:
 
 
 def steps_within(seconds: float, seconds_per_step: float) -> int:
-    """Steps that fit a time budget, at least one; a tenth is kept for the looks at held-out."""
+    """Steps that fit a time budget, at least one; a tenth is kept to look at held-out."""
     return max(1, int(0.9 * seconds / seconds_per_step))

@@ -1,6 +1,6 @@
 """Rewrites of convolutions; see `rewrites`.
 
-    ConvTranspose(x, W)  =  Conv(x with zeros between its elements, W flipped and turned)
+ConvTranspose(x, W)  =  Conv(x with zeros between its elements, W flipped and turned)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A graph that is written anew from another one, whose shapes and constants are known as far as possible."""
+"""A graph that is written anew from another one, whose shapes and constants are known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CopyGraph(ProtoGraph):
         super().__init__(model.graph, opset_of(model))
         seen = observed or Observed()
         self.kinds, self.shapes = tensor_types(model)
-        self.shapes.update({n: shape for n, shape in seen.shapes.items() if shape is not None})
+        self.shapes.update(seen.shapes)
         self._values = seen.values
         self.source = list(model.graph.node)
         self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}

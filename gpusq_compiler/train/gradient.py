@@ -15,7 +15,7 @@ from gpusq_compiler.runtime.session import session_options
 from gpusq_compiler.train import quirks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
 UNREGISTERED = re.compile(r"builder has not been registered: (\w+) for node (\S*)")
 NO_KERNEL = re.compile(
@@ -107,21 +107,22 @@ def explained(error: Exception) -> TrainingError:
     )
 
 
-DERIVATIVES: Mapping[str, Sequence[tuple[str, tuple[str, ...], str]]] = {
-    "Acos": (("Sin", ("O(0)",), "s"), ("Neg", ("s",), "n"), ("Div", ("GO(0)", "n"), "GI(0)")),
-    "Acosh": (("Sinh", ("O(0)",), "s"), ("Div", ("GO(0)", "s"), "GI(0)")),
-    "Asin": (("Cos", ("O(0)",), "c"), ("Div", ("GO(0)", "c"), "GI(0)")),
-    "Asinh": (("Cosh", ("O(0)",), "c"), ("Div", ("GO(0)", "c"), "GI(0)")),
-    "Atan": (("Cos", ("O(0)",), "c"), ("Mul", ("c", "c"), "q"), ("Mul", ("GO(0)", "q"), "GI(0)")),
-    "Atanh": (("Cosh", ("O(0)",), "c"), ("Mul", ("c", "c"), "q"), ("Mul", ("GO(0)", "q"), "GI(0)")),
-    "Cosh": (("Sinh", ("I(0)",), "s"), ("Mul", ("GO(0)", "s"), "GI(0)")),
-    "Mod": (("Identity", ("GO(0)",), "GI(0)"),),
-    "Round": (("Identity", ("GO(0)",), "GI(0)"),),
-    "Sinh": (("Cosh", ("I(0)",), "c"), ("Mul", ("GO(0)", "c"), "GI(0)")),
-    "Softplus": (("Sigmoid", ("I(0)",), "s"), ("Mul", ("GO(0)", "s"), "GI(0)")),
-    "Tan": (("Cos", ("I(0)",), "c"), ("Div", ("GO(0)", "c"), "d"), ("Div", ("d", "c"), "GI(0)")),
-}  # fmt: skip
-"""Gradients that the builder lacks: operator, its inputs, its output; Round passes through."""
+DERIVATIVES: Mapping[str, str] = {
+    "Acos": "s = Sin y; n = Neg s; dx = Div dy n",
+    "Acosh": "s = Sinh y; dx = Div dy s",
+    "Asin": "c = Cos y; dx = Div dy c",
+    "Asinh": "c = Cosh y; dx = Div dy c",
+    "Atan": "c = Cos y; q = Mul c c; dx = Mul dy q",
+    "Atanh": "c = Cosh y; q = Mul c c; dx = Mul dy q",
+    "Cosh": "s = Sinh x; dx = Mul dy s",
+    "Mod": "dx = Identity dy",
+    "Round": "dx = Identity dy",
+    "Sinh": "c = Cosh x; dx = Mul dy c",
+    "Softplus": "s = Sigmoid x; dx = Mul dy s",
+    "Tan": "c = Cos x; q = Mul c c; dx = Div dy q",
+}
+"""Gradients that the builder lacks, of ``y = operator(x)``; Round passes straight through."""
+TENSORS = {"x": "I(0)", "y": "O(0)", "dy": "GO(0)", "dx": "GI(0)"}
 
 
 @functools.cache
@@ -131,10 +132,12 @@ def _teach() -> None:
 
     for op_type, steps in DERIVATIVES.items():
         definitions = []
-        for operator, inputs, output in steps:
+        for step in steps.split("; "):
+            output, _, operator, *inputs = step.split()
             definition = state.GradientNodeDefinition()
             definition.op_type, definition.domain = operator, ""
-            definition.inputs, definition.outputs = list(inputs), [output]
+            definition.inputs = [TENSORS.get(name, name) for name in inputs]
+            definition.outputs = [TENSORS.get(output, output)]
             definition.attributes = []
             definitions.append(definition)
         state.register_gradient_definition(f"::{op_type}", definitions)

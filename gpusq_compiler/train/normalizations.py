@@ -118,9 +118,7 @@ def _whole(graph: CopyGraph, x: str) -> str:
     return graph.integers([0, *(size for size in shape[1:] if size is not None)])
 
 
-def _standardised(
-    graph: CopyGraph, x: str, axes: Sequence[int], node: onnx.NodeProto
-) -> str:
+def _standardised(graph: CopyGraph, x: str, axes: Sequence[int], node: onnx.NodeProto) -> str:
     centred, variance = _moments(graph, x, axes)
     return graph.node("Div", centred, _root(graph, variance, node, 1e-5))
 

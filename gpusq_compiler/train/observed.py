@@ -1,4 +1,4 @@
-"""What a dry run tells about a graph: the shape of every tensor, and shape arithmetic's results.
+"""What a dry run tells about a graph: all shapes, and what shape arithmetic gives.
 
 Exporters hide sizes behind chains of Shape, Gather and Concat that inference cannot follow.
 The runtime follows them: each tensor's Shape becomes an output of a private copy, which is run
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.runtime.samples import Array, Feeds
 
-SIZES_OF_DATA = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
+SIZES_OF_DATA = frozenset(
+    {"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"}
+)
 """Operators whose outputs' sizes follow from values, not from sizes."""
 NOT_REPEATABLE = frozenset({"RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"})
 MOST_VALUES = 1 << 16
@@ -56,10 +58,11 @@ def observe(model: onnx.ModelProto, batches: Sequence[Feeds]) -> Observed:
     runs = _runs(model, batches)
     if not runs:
         return Observed(volatile=volatile)
-    shapes = {
+    ranked = {
         name: _common([shapes[name] for shapes, _ in runs], known=name not in volatile)
         for name in runs[0][0]
     }
+    shapes = {name: shape for name, shape in ranked.items() if shape is not None}
     values = {
         name: value
         for name, value in runs[0][1].items()
@@ -86,7 +89,7 @@ def _runs(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     names, arithmetic = _with_shapes(copy)
-    runs = []
+    runs: list[tuple[dict[str, Shape], dict[str, Array]]] = []
     try:
         session = onnxruntime.InferenceSession(
             copy.SerializeToString(),
@@ -95,9 +98,11 @@ def _runs(
         )
         for feeds in batches:
             found = session.run(None, dict(feeds))
-            shapes = [tuple(int(d) for d in shape) for shape in found[: len(names)]]
-            values = dict(zip(arithmetic, found[len(names) :], strict=True))
-            runs.append((dict(zip(names, shapes, strict=True)), values))
+            shapes: dict[str, Shape] = {
+                name: tuple(int(size) for size in shape)
+                for name, shape in zip(names, found[: len(names)], strict=True)
+            }
+            runs.append((shapes, dict(zip(arithmetic, found[len(names) :], strict=True))))
     except flavour.refusals():
         return []
     return runs

@@ -102,9 +102,7 @@ def einsum(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
     return _arranged(graph, _reduced(graph, first, result), result)
 
 
-def _parsed(
-    equation: str, shapes: Sequence[Shape | None]
-) -> tuple[list[str], str] | None:
+def _parsed(equation: str, shapes: Sequence[Shape | None]) -> tuple[list[str], str] | None:
     """Letters of each operand and of the result, capitals from Z on for an ellipsis."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -116,8 +114,9 @@ def _parsed(
     ]
     spare = [chr(code) for code in range(0x100, 0x100 + max(0, *hidden, 0))]
     written = [
-        term.replace("...", "".join(spare[len(spare) - count :])) if count else
-        term.replace("...", "")
+        term.replace("...", "".join(spare[len(spare) - count :]))
+        if count
+        else term.replace("...", "")
         for term, count in zip(terms, hidden, strict=True)
     ]
     if not arrow:

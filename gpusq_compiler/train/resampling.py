@@ -94,7 +94,9 @@ def _repeated(graph: CopyGraph, x: str, axis: int, size: int, times: int) -> str
     else:
         kept = [s if s is not None else 0 for s in graph.shape(x) or ()]
         whole = [*kept[:axis], size * times, *[-1 if s == 0 else s for s in kept[axis + 1 :]]]
-    return _shaped(graph, x, axis, size * times, graph.node("Reshape", wide, graph.integers(whole)))
+    return _shaped(
+        graph, x, axis, size * times, graph.node("Reshape", wide, graph.integers(whole))
+    )
 
 
 def _shaped(graph: CopyGraph, x: str, axis: int, size: int, result: str) -> str:
@@ -111,7 +113,10 @@ def _factors(graph: CopyGraph, node: onnx.NodeProto, rank: int) -> dict[int, flo
     scales = graph.value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if scales is not None and scales.size:
         return dict(zip(axes, map(float, scales), strict=True))
-    policy, shape = word_of(node, "keep_aspect_ratio_policy", "stretch"), graph.shape(node.input[0])
+    policy, shape = (
+        word_of(node, "keep_aspect_ratio_policy", "stretch"),
+        graph.shape(node.input[0]),
+    )
     sizes = graph.constant_integers(node, 3)
     if policy == "stretch" or not sizes or shape is None:
         return {}

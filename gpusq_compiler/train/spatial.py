@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.train.copygraph import CopyGraph
 
+
 def pad(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
     """Reflect, edge and wrap padding as one Gather per padded axis; axes written out."""
     shape = graph.shape(node.input[0])
@@ -24,7 +25,9 @@ def pad(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
     if word_of(node, "mode", "constant") == "constant":
         if len(node.input) < 4 or not node.input[3]:
             return None
-        flat = graph.integers([amount for side in zip(*amounts, strict=True) for amount in side])
+        flat = graph.integers(
+            [amount for side in zip(*amounts, strict=True) for amount in side]
+        )
         return graph.node("Pad", node.input[0], flat, *filter(None, [node.input[2]]))
     x = str(node.input[0])
     for axis, (before, after) in enumerate(amounts):
@@ -33,11 +36,15 @@ def pad(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
         size = shape[axis]
         if size is None:
             return None
-        x = graph.node("Gather", x, graph.integers(_rows(node, size, before, after)), axis=axis)
+        x = graph.node(
+            "Gather", x, graph.integers(_rows(node, size, before, after)), axis=axis
+        )
     return x
 
 
-def _amounts(graph: CopyGraph, node: onnx.NodeProto, rank: int) -> list[tuple[int, int]] | None:
+def _amounts(
+    graph: CopyGraph, node: onnx.NodeProto, rank: int
+) -> list[tuple[int, int]] | None:
     """(before, after) for every axis."""
     pads, axes = graph.constant_integers(node, 1), graph.constant_integers(node, 3)
     if pads is None or axes is None:

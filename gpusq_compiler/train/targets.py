@@ -28,7 +28,7 @@ def dry_runs(job: TrainJob) -> list[Feeds]:
     """Small batches of the student's inputs: two lengths, or the one that it prescribes."""
     fixed = fixed_batch(job.student)
     names = [spec.name for spec in input_specs(job.student)]
-    runs = []
+    runs: list[Feeds] = []
     for size in (2, 3) if fixed is None else (fixed,):
         taken = job.data.take(np.arange(size) % max(1, job.data.count))
         runs.append({name: np.ascontiguousarray(taken[name]) for name in names})

@@ -13,25 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
-from gpusq_compiler.errors import ModelError
-from gpusq_compiler.runtime.session import runnable
 from gpusq_compiler.train.copygraph import CopyGraph
 from gpusq_compiler.train.observed import observe
-from gpusq_compiler.train.protograph import Shape, array_of, attribute, opset_of, tensor_types
+from gpusq_compiler.train.protograph import Shape, attribute, tensor_types
 from gpusq_compiler.train.rewrites import NAMES_ALL_OUTPUTS, REWRITES, key_of
+from gpusq_compiler.train.widened import private_float32, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
     from gpusq_compiler.runtime.samples import Array, Feeds
     from gpusq_compiler.train.quantizers import Quantizer
 
-OLDEST_OPSET = 13
-HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 CODES: Mapping[int, tuple[int, int]] = {
     TensorProto.INT4: (-8, 7),
     TensorProto.UINT4: (0, 15),
@@ -77,8 +74,8 @@ def training_copy(
         ModelError: The runtime cannot take the model's operator set.
         TrainingError: A rank that a rewrite needs is not known.
     """
-    model = _private_float32(student)
-    observed = observe(model, [_widened(feeds) for feeds in batches])
+    model = private_float32(student)
+    observed = observe(model, [widened(feeds) for feeds in batches])
     graph = CopyGraph(model, observed)
     pairs = _Pairs(graph, quantizer, quantize=quantize)
     for node in graph.source:
@@ -191,74 +188,3 @@ class _Pairs:
 def _axis_shape(node: onnx.NodeProto, rank: int) -> list[int]:
     axis = int(str(attribute(node, "axis", 1))) % rank
     return [1] * axis + [-1] + [1] * (rank - axis - 1)
-
-
-def _private_float32(student: ir.Model) -> onnx.ModelProto:
-    model = runnable(student)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            value = student.graph.initializers[tensor.name].const_value
-            assert value is not None
-            tensor.CopyFrom(_tensor(value.numpy(), tensor.name))
-    if opset_of(model) < OLDEST_OPSET:
-        model = _raised(model)
-    for graph in graphs(model.graph):
-        _widen(graph)
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    return model
-
-
-def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return onnx.version_converter.convert_version(model, OLDEST_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        raise ModelError(
-            f"opset {opset_of(model)} cannot be raised to {OLDEST_OPSET} for training",
-            where="model",
-            remedy="Export the model with a newer opset",
-        ) from error
-
-
-def _widened(feeds: Feeds) -> Feeds:
-    """Half precision as float32."""
-    halves = {"float16", "bfloat16"}
-    return {
-        name: array.astype(np.float32) if array.dtype.name in halves else array
-        for name, array in feeds.items()
-    }
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all bodies in it."""
-    yield graph
-    for node in graph.node:
-        for entry in node.attribute:
-            if entry.HasField("g"):
-                yield from graphs(entry.g)
-
-
-def _widen(graph: onnx.GraphProto) -> None:
-    """Turn half precision into float32, in place."""
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type in HALVES:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for node in graph.node:
-        for entry in node.attribute:
-            if entry.HasField("t"):
-                _widen_tensor(entry.t)
-            if node.op_type == "Cast" and entry.name == "to" and entry.i in HALVES:
-                entry.i = TensorProto.FLOAT
-
-
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in HALVES:
-        tensor.CopyFrom(_tensor(array_of(tensor).astype(np.float32), tensor.name))
-
-
-def _tensor(array: Array, name: str) -> onnx.TensorProto:
-    if array.dtype.name == "bfloat16":
-        array = array.astype(np.float32)
-    return numpy_helper.from_array(array, name)

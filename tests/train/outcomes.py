@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import runnable
 from gpusq_compiler.train.gradient import gradient_graph, with_inputs
 from gpusq_compiler.train.protograph import ProtoGraph, array_of, opset_of
@@ -69,12 +70,12 @@ def _with_loss(model: onnx.ModelProto) -> onnx.ModelProto:
 def _gradients(
     model: onnx.ModelProto, names: Sequence[str], values: Mapping[str, Array]
 ) -> Mapping[str, Array] | None:
-    from gpusq_compiler.runtime import flavour
-
     try:
         built = gradient_graph(model, names, "loss")
         found = nets.run(built, values)
-    except (TrainingError, *flavour.refusals()):
+    except TrainingError:
+        return None
+    except flavour.refusals():
         return None
     return {name: found[f"{name}_grad"] for name in names}
 
@@ -91,7 +92,9 @@ def _agrees(
     step = STEP / float(np.linalg.norm(along))
     ends = [
         float(
-            nets.run(model, {**values, name: np.asarray(value + s * step * along, "f")})["loss"]
+            nets.run(model, {**values, name: np.asarray(value + s * step * along, "f")})[
+                "loss"
+            ]
         )
         for s in (1, -1)
     ]

@@ -144,9 +144,7 @@ def test_saturated_values_have_no_gradient_and_move_the_scale() -> None:
 
 def test_a_missing_gradient_names_operator_and_node() -> None:
     model = operator_model("Det(x)")
-    with pytest.raises(
-        MissingGradient, match="node 'Det_0': Det has no gradient"
-    ) as info:
+    with pytest.raises(MissingGradient, match="node 'Det_0': Det has no gradient") as info:
         gradients(with_loss(model, "y"), ["x"], {"x": np.zeros((1, 4, 6, 6), np.float32)})
     assert info.value.op_type == "Det"
 

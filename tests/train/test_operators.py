@@ -1,4 +1,4 @@
-"""Every operator: the training copy keeps its function, and its gradient is right or absent."""
+"""Every operator: the copy keeps its function, and its gradient is right or absent."""
 
 from __future__ import annotations
 
