@@ -53,7 +53,8 @@ and NumPy alone; training is judged on the graphs before and after it.
   weight and activation through DequantizeLinear; in brackets where nothing may stand between
   it and the layer, not even an operator that only moves values.
 - **moved**: trained tensors (weights, biases, norms, scales) that two steps changed, of all
-  that have a gradient; those without one are listed as frozen.
+  that have a gradient; those without one are listed as frozen, and a learned tensor that is
+  neither trained nor listed fails the bar.
 - **copy**: cosine of the Q/DQ graph to the graph that was trained, nothing fused.
 - **dense**: cosine to the dense model on held-out synthesised inputs.
 

@@ -58,7 +58,7 @@ def compile_model(
     resume: bool = False,
     events: Events | None = None,
 ) -> CompileReport:
-    """Compile an ONNX file into a smaller, faster one and say what was done.
+    """Compile an ONNX file into a sparse INT8 one and say what was done.
 
     Args:
         source: The model; never changed.
@@ -151,6 +151,13 @@ def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> l
     if request.data is None:
         doubt = "" if request.verified else ", accuracy is unverified"
         lines.append(f"no --data: inputs are synthesised{doubt}")
+    newest = flavour.ceilings()
+    opset, version = model.opset_imports.get("", 0), model.ir_version or 0
+    if (opset, version) > newest or version > newest[1]:
+        lines.append(
+            f"the file keeps opset {opset} and IR version {version}; the ONNX Runtime here "
+            f"loads up to {newest[0]} and {newest[1]}, so it needs a newer one to run"
+        )
     for step in plan.pipeline.passes:
         settled = step if ctx.budget is not None else step.resolve(canonical, ctx)
         values = options.dump(settled).items()
@@ -191,7 +198,7 @@ def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
 def _quality(
     scores: dict[str, float], evaluator: Evaluator | None, request: Request
 ) -> Quality | None:
-    if evaluator is None:
+    if evaluator is None or not scores:
         return None
     place = "held-out" if request.data is not None else "synthesised inputs"
     return Quality(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,14 +121,11 @@ def workdir_of(plan: Plan, request: Request) -> Iterator[Path]:
     that has checkpoints does not reach its end.
 
     Raises:
-        FileError: It cannot be made.
+        FileError: It cannot be made, or another run works in it.
     """
     folder = request.workdir / _key(plan, request)
     try:
-        if folder.exists() and not request.resume:
-            shutil.rmtree(folder)
-        elif request.resume and not folder.exists():
-            request.events.note("nothing to resume: starting from the beginning")
+        known = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(
@@ -135,15 +133,56 @@ def workdir_of(plan: Plan, request: Request) -> Iterator[Path]:
             where=str(folder),
             remedy="Choose another with --workdir",
         ) from error
-    finished = False
+    with _locked(folder):
+        if known and not request.resume:
+            _empty(folder)
+        elif request.resume and not known:
+            request.events.note("nothing to resume: starting from the beginning")
+        finished = False
+        try:
+            yield folder
+            finished = True
+        finally:
+            if finished or not (folder / CHECKPOINTS).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    request.workdir.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second run; the system lets go of it when a run is killed.
+
+    Raises:
+        FileError: Another run works in it.
+    """
     try:
-        yield folder
-        finished = True
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise FileError(
+            "another run works in this folder",
+            where=str(folder),
+            remedy="Wait for it, or choose another with --workdir",
+        ) from error
+    try:
+        yield
     finally:
-        if finished or not (folder / CHECKPOINTS).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                request.workdir.rmdir()
+        os.close(handle)
 
 
 def _key(plan: Plan, request: Request) -> str:

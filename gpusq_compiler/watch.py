@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpusq_compiler.calibration.stored import Subset
-from gpusq_compiler.errors import PostconditionError
+from gpusq_compiler.errors import ModelError, PostconditionError
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.latency import interleaved
 from gpusq_compiler.runtime.session import Session
@@ -50,8 +50,20 @@ class Watch:
         self._evaluator = evaluator
         self._lossy = False
         self.scores: dict[str, float] = {}
-        if evaluator is not None:
+        self._runs = self._can_run()
+        if evaluator is not None and self._runs:
             self.scores[DENSE] = evaluator(dense)
+
+    def _can_run(self) -> bool:
+        """Whether the runtime takes the model; without that nothing is measured, and said."""
+        try:
+            Session(self._dense, threads=self._ctx.threads, device=self._ctx.device)
+        except ModelError as error:
+            self._ctx.events.note(
+                f"nothing is measured, for the model cannot run here: {error.what}"
+            )
+            return False
+        return True
 
     def __call__(self, report: PassReport, model: ir.Model) -> None:
         """Hold a function-preserving pass to its word; score the model.
@@ -60,7 +72,7 @@ class Watch:
             PostconditionError: The outputs moved though the pass says that they do not.
         """
         self._lossy = self._lossy or report.ran.lossy
-        if not report.changes:
+        if not report.changes or not self._runs:
             return
         if not self._lossy:
             self._require_same(report, model)
@@ -82,7 +94,7 @@ class Watch:
 
     def latencies(self, model: ir.Model) -> tuple[Latency, ...]:
         """Dense and compressed on this machine, at a few batch sizes."""
-        if self._ctx.data is None:
+        if self._ctx.data is None or not self._runs:
             return ()
         sessions = [
             Session(m, threads=self._ctx.threads, device=self._ctx.device)

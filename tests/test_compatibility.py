@@ -1,8 +1,8 @@
 """Models that people really have, compiled with no data and no option but the number of steps.
 
 `python -m benchmarks.compatibility` runs all of them for both targets and writes the table in
-``docs/compatibility.md``; the two Swin and Next-ViT models and DeiT-small take minutes each on
-two cores and are left to it.
+``docs/compatibility.md``; DeiT, Swin and Next-ViT take one to three minutes each on two cores
+and are left to it.
 """
 
 from __future__ import annotations

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array, Feeds
 
 STEPS = 2
+NOT_LEARNED = {
+    *(("BatchNormalization", 3), ("BatchNormalization", 4)),
+    *(("Resize", 1), ("Resize", 2)),
+}
+"""Where statistics and sizes are read: (operator, input)."""
 SHARE, COVERAGE, COSINE = 0.99, 0.95, 0.9999
 
 
@@ -105,6 +110,7 @@ def failings(cell: dict[str, Any]) -> list[str]:
         "2:4": cell["pattern_share"] < SHARE,
         "Q/DQ": cell["coverage"] < COVERAGE,
         f"{len(cell['still'])} did not move": bool(cell["still"]),
+        f"{len(cell['unlisted'])} neither trained nor frozen": bool(cell["unlisted"]),
         "outputs not finite": not cell["finite"],
         "copy differs": cell["copy_cosine"] < COSINE,
         "unread initializers": bool(cell["orphans"]),
@@ -149,7 +155,20 @@ def _movement(report: CompileReport, before: ir.Model, after: ir.Model) -> dict[
         "moved": len(moved),
         "still": [name for name in names if name not in moved and name not in reasons],
         "frozen": {name: reasons[name] for name in names if name in reasons},
+        "unlisted": sorted(_learned(before) - {*names, *reasons}),
         "best_step": int(step.result.metrics["best_step"]),
+    }
+
+
+def _learned(model: ir.Model) -> set[str]:
+    """Float tensors that an exporter took from the trained network, statistics aside."""
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype.is_floating_point()
+        and value.const_value.size > 1
+        and not {(node.op_type, index) for node, index in value.uses()} <= NOT_LEARNED
     }
 
 

@@ -90,6 +90,12 @@ def _require_data(model: ir.Model, path: Path) -> None:
         if not isinstance(tensor, ir.ExternalTensor):
             continue
         file = Path(tensor.path)
+        if not file.resolve().is_relative_to(path.resolve().parent):
+            raise ModelError(
+                f"its data file {tensor.location} lies outside the model's folder",
+                where=f"{path}, tensor '{value.name}'",
+                remedy="Put the data beside the model",
+            )
         needed = (tensor.offset or 0) + (tensor.length or 0)
         if not file.is_file():
             raise ModelError(
@@ -142,10 +148,13 @@ def _structure(model: ir.Model) -> onnx.ModelProto:
     graph = clone.graph
     known = set(graph.inputs)
     for name, value in list(graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > LARGE:
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) or (
+            tensor is not None and tensor.nbytes > LARGE
+        ):
             del graph.initializers[name]
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-            value.type = ir.TensorType(value.const_value.dtype)
+            value.shape = ir.Shape(tensor.shape.numpy())
+            value.type = ir.TensorType(tensor.dtype)
             value.const_value = None
             if value not in known:
                 graph.inputs.append(value)

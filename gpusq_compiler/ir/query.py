@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from gpusq_compiler.errors import ModelError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -82,6 +84,23 @@ class WeightUse:
     def depthwise(self) -> bool:
         """Whether every channel is convolved on its own."""
         return self.groups > 1 and self.reduction_length == 1
+
+
+def require_finite(use: WeightUse) -> None:
+    """Refuse a weight that holds NaN or infinity.
+
+    Raises:
+        ModelError: It does.
+    """
+    assert use.value.const_value is not None
+    if use.value.const_value.dtype not in FLOATS:
+        return
+    if not np.all(np.isfinite(use.value.const_value.numpy().astype(np.float32, copy=False))):
+        raise ModelError(
+            "the weight holds NaN or infinity",
+            where=f"tensor '{use.value.name}'",
+            remedy="Repair or retrain the model",
+        )
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:

@@ -60,6 +60,7 @@ class Canonicalize(Pass):
             common.InlinePass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         freed = _free_weights(model)
+        _name_nodes(model)
         common.NameFixPass()(model)
         edit.infer_shapes(model)
         _fold(model)
@@ -69,12 +70,21 @@ class Canonicalize(Pass):
         common.NameFixPass()(model)
         edit.infer_shapes(model)
         _straighten(model)
+        for use in query.weight_uses(model):
+            query.require_finite(use)
         changes = before.until(Snapshot(model))
         return PassResult(
             changed=(*changes.nodes, *changes.tensors, *changes.interface),
             skipped=(*freed, *_left_batchnorms(model)),
             metrics={"nodes_before": size, "nodes_after": _size(model)},
         )
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Nodes without a name are called after what they compute, for people read the names."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if not node.name:
+            node.name = f"{node.op_type}_{node.outputs[0].name or ''}".rstrip("_")
 
 
 def _size(model: ir.Model) -> int:

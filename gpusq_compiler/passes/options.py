@@ -80,7 +80,7 @@ def dump(instance: object) -> dict[str, object]:
 
 def near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """A remedy that lists what was perhaps meant."""
-    allowed = sorted(known)
+    allowed = sorted(set(known))
     if not allowed:
         return "It has none"
     close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import claims, edit, query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
@@ -78,12 +77,7 @@ class Prune(Pass):
     def _prune(self, use: query.WeightUse, pattern: NM) -> dict[str, Cell]:
         assert use.value.const_value is not None
         weight = use.value.const_value.numpy()
-        if not np.all(np.isfinite(weight.astype(np.float32))):
-            raise ModelError(
-                "the weight holds NaN or infinity",
-                where=f"tensor '{use.value.name}'",
-                remedy="Repair or retrain the model",
-            )
+        query.require_finite(use)
         mask = mask_of(self.score.importance(weight), pattern, axis=use.reduction)
         if np.any(weight[~mask]):
             edit.replace_weight(use.value, np.where(mask, weight, weight.dtype.type(0)))

@@ -109,10 +109,10 @@ class TrainingPass(Pass, abc.ABC):
     def precheck(self, model: ir.Model, ctx: Context) -> None:
         """There must be enough samples, a trainer and something to train."""
         self._trainer(ctx)
-        count = self._data(ctx).count
-        if count + (ctx.held_out.count if ctx.held_out else 0) < FEWEST_SAMPLES:
+        total = self._data(ctx).count + (ctx.held_out.count if ctx.held_out else 0)
+        if total < FEWEST_SAMPLES:
             raise PreconditionError(
-                f"{count} samples are too few to train on and hold some out",
+                f"{total} samples are too few to train on and hold some out",
                 where=self.name,
                 remedy=f"Give at least {FEWEST_SAMPLES} with --data",
             )

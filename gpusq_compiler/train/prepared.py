@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.runtime.samples import LABELS
 from gpusq_compiler.train.attempts import Attempts, session_of
 from gpusq_compiler.train.gradient import with_inputs
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
@@ -19,7 +20,7 @@ from gpusq_compiler.train.trainable import training_copy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gpusq_compiler.runtime.samples import Array
+    from gpusq_compiler.runtime.samples import Array, Samples
     from gpusq_compiler.train.job import TrainJob
 
 
@@ -61,7 +62,7 @@ def prepare(job: TrainJob, *, probe: bool = True) -> Prepared:
         job.terms,
         job.features,
         with_teacher=job.teacher is not None,
-        with_labels=job.data.has_labels,
+        with_labels=_has_class_ids(job.data),
     )
     batches = Batches(job, loss)
     values = {name: parameter.value for name, parameter in parameters.items()}
@@ -77,6 +78,14 @@ def prepare(job: TrainJob, *, probe: bool = True) -> Prepared:
         backward=backward,
         forward=session_of(forward, job),
     )
+
+
+def _has_class_ids(samples: Samples) -> bool:
+    """Whether there is one class id per sample, the only kind of label that is trained on."""
+    if not samples.has_labels or samples.count == 0:
+        return False
+    labels = np.asarray(samples.take(np.arange(1))[LABELS])
+    return labels.size == 1 and labels.dtype.kind in "iu"
 
 
 def starting_points(job: TrainJob) -> dict[str, Parameter]:

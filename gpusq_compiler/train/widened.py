@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array, Feeds
 
 OLDEST_OPSET = 13
-HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+OTHER_FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
 
 def private_float32(student: ir.Model) -> onnx.ModelProto:
@@ -78,18 +78,18 @@ def _widen(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type in HALVES:
+        if value.type.tensor_type.elem_type in OTHER_FLOATS:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     for node in graph.node:
         for entry in node.attribute:
             if entry.HasField("t"):
                 _widen_tensor(entry.t)
-            if node.op_type == "Cast" and entry.name == "to" and entry.i in HALVES:
+            if node.op_type == "Cast" and entry.name == "to" and entry.i in OTHER_FLOATS:
                 entry.i = TensorProto.FLOAT
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in HALVES:
+    if tensor.data_type in OTHER_FLOATS:
         tensor.CopyFrom(_tensor(array_of(tensor).astype(np.float32), tensor.name))
 
 

@@ -190,7 +190,7 @@ PAIRS = NM.parse("4:8-pairs")
 
 
 def test_pairs_are_read_and_written() -> None:
-    assert PAIRS == NM(2, 4, unit=2)
+    assert NM(2, 4, unit=2) == PAIRS
     assert str(PAIRS) == "4:8-pairs"
     assert PAIRS.span == 8
     assert PAIRS.fits(16)

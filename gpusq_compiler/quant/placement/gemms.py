@@ -60,10 +60,13 @@ def weight_scheme(use: query.WeightUse, dtype: str) -> QuantScheme:
     """One scale per output channel.
 
     A grouped ConvTranspose ``[in, out / groups, ...]`` gets one scale: an output channel
-    there is a group and a channel, which no single axis of the weight holds.
+    there is a group and a channel, which no single axis of the weight holds. So does a
+    batch of matrices ``[batch, in, out]``: no integer kernel takes a scale per channel there.
     """
     grouped = use.node.op_type == "ConvTranspose" and use.groups > 1
-    return QuantScheme(dtype=dtype, axis=None if grouped else use.channel, narrow=True)
+    batched = use.node.op_type == "MatMul" and len(use.shape) > 2
+    axis = None if grouped or batched else use.channel
+    return QuantScheme(dtype=dtype, axis=axis, narrow=True)
 
 
 def weight_reader(use: query.WeightUse) -> Reader | None:
