@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LATENCY_BATCHES = (1, 32)
 LATENCY_SECONDS = 1.0
+SLOW = 5000.0
+"""Expected milliseconds of one round above which a larger batch is not measured."""
 SAME_FUNCTION = 1 - 1e-4
 DENSE = "dense"
 
@@ -103,6 +105,8 @@ class Watch:
         fixed = sessions[0].batch
         measured = []
         for batch in LATENCY_BATCHES if fixed is None else (fixed,):
+            if measured and batch * (measured[0].dense + measured[0].compressed) > SLOW:
+                break
             rows = np.arange(batch) % self._ctx.data.count
             feeds = self._ctx.data.take(rows)
             times = interleaved(sessions, feeds, seconds=LATENCY_SECONDS)

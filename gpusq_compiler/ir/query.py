@@ -236,6 +236,8 @@ TRAINABLE_OPERANDS = {
     "GroupNormalization": (1, 2),
     "PRelu": (1,),
     "QuantizeLinear": (0,),
+    "Expand": (0,),
+    "Concat": range(1 << 16),
 }
 
 
