@@ -103,7 +103,7 @@ class Watch:
             for m in (self._dense, model)
         ]
         fixed = sessions[0].batch
-        measured = []
+        measured: list[Latency] = []
         for batch in LATENCY_BATCHES if fixed is None else (fixed,):
             if measured and batch * (measured[0].dense + measured[0].compressed) > SLOW:
                 break

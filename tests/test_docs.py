@@ -16,6 +16,7 @@ from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.recipe import plan_of
 from gpusq_compiler.train.loop import OrtTrainer
 from tests import tiny
 
@@ -76,3 +77,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_the_recipe_of_the_page_is_a_plan(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    found = re.search(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    recipe = tmp_path / "my.toml"
+    recipe.write_text(found[1])
+    steps = plan_of(recipe=recipe).pipeline.passes
+    assert [step.name for step in steps] == [
+        "canonicalize",
+        "prune",
+        "quantize",
+        "qat",
+        "freeze",
+    ]
