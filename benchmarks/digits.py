@@ -59,10 +59,11 @@ def main() -> None:
     """Run all cells and show mean and worst drop per model and target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     arguments = parser.parse_args()
     rows = []
     for model in MODELS:
-        for target in TARGETS:
+        for target in arguments.targets:
             with tempfile.TemporaryDirectory() as folder:
                 for seed in arguments.seeds:
                     rows.append(compiled(model, target, seed, Path(folder)))

@@ -48,3 +48,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'gpusq_compiler' has no attribute '{name}'")
     return getattr(importlib.import_module(f"gpusq_compiler.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
