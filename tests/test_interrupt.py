@@ -74,6 +74,7 @@ def stopped_midway(folder: Path, number: signal.Signals, *arguments: str) -> tup
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_listen,
     ) as process:
         end = time.monotonic() + 60
         while steps_done(folder) < 1:
@@ -83,6 +84,11 @@ def stopped_midway(folder: Path, number: signal.Signals, *arguments: str) -> tup
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     return process.returncode, err
+
+
+def _listen() -> None:
+    """A test run started in the background of a shell inherits a deaf ear for Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def leftovers(folder: Path) -> set[str]:
