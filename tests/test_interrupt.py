@@ -74,7 +74,7 @@ def stopped_midway(folder: Path, number: signal.Signals, *arguments: str) -> tup
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_listen,
+        preexec_fn=_listen,  # noqa: PLW1509  this process has no other thread
     ) as process:
         end = time.monotonic() + 60
         while steps_done(folder) < 1:
