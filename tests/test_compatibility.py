@@ -20,23 +20,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.training
 
 
-def hold(name: str, target: str, folder: Path) -> None:
+def failings(name: str, target: str, folder: Path) -> list[str]:
+    """Where a compiled model falls short of the bar; nothing in these may stay frozen."""
     cell = zoo_cell.measure(zoo_models.path(name), target, folder)
-    assert zoo_cell.failings(cell) == []
-    assert cell["layers"] > 0
-    assert cell["moved"] > 0
-    assert cell["frozen"] == {}
+    missing = [figure for figure in ("layers", "moved") if not cell.get(figure)]
+    return zoo_cell.failings(cell) or [*missing, *cell["frozen"]]
 
 
 @pytest.mark.parametrize(
     ("name", "target"), [("disc", "tensorrt"), ("cyclegan_g", "onnxruntime")]
 )
 def test_small_models(name: str, target: str, tmp_path: Path) -> None:
-    hold(name, target, tmp_path)
+    assert failings(name, target, tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ["edsr", "mobilenetv2_050", "resnet18", "resnet18_bn"])
 def test_larger_models(name: str, target: str, tmp_path: Path) -> None:
-    hold(name, target, tmp_path)
+    assert failings(name, target, tmp_path) == []

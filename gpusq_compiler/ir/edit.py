@@ -19,23 +19,22 @@ if TYPE_CHECKING:
 def replace_weight(value: ir.Value, array: Array) -> None:
     """Give an initializer new values of its own type; its claims stay."""
     assert value.const_value is not None, "only initializers have weights"
-    dtype = value.const_value.dtype
-    tensor = ir.tensor(array.astype(dtype.numpy(), copy=False), dtype=dtype, name=value.name)
-    tensor.metadata_props.update(value.const_value.metadata_props)
-    tensor.doc_string = value.const_value.doc_string
-    value.const_value = tensor
+    _store(value, value.const_value, array, value.const_value.dtype)
     value.shape = ir.Shape(array.shape)
 
 
 def retype(value: ir.Value, dtype: ir.DataType) -> None:
     """Give an initializer another float type; its claims stay."""
     assert value.const_value is not None, "only initializers have weights"
-    array = value.const_value.numpy().astype(dtype.numpy())
-    tensor = ir.tensor(array, dtype=dtype, name=value.name)
-    tensor.metadata_props.update(value.const_value.metadata_props)
-    tensor.doc_string = value.const_value.doc_string
-    value.const_value = tensor
+    _store(value, value.const_value, value.const_value.numpy(), dtype)
     value.type = ir.TensorType(dtype)
+
+
+def _store(value: ir.Value, old: ir.TensorProtocol, array: Array, dtype: ir.DataType) -> None:
+    tensor = ir.tensor(array.astype(dtype.numpy(), copy=False), dtype=dtype, name=value.name)
+    tensor.metadata_props.update(old.metadata_props)
+    tensor.doc_string = old.doc_string
+    value.const_value = tensor
 
 
 class Names:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gpusq_compiler.recipe.draft import Draft, Entry
 
 IMAGES = "data.images"
+COMMON = {"steps": "--steps", "batch_size": "--batch-size", "learning_rate": "--lr"}
+"""Options of every training pass, and what the command line calls them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,19 +40,27 @@ def apply(draft: Draft, overrides: Overrides) -> None:
     """Write the overrides into a draft, the strongest last.
 
     Raises:
-        OptionError: A setting is malformed, or names no pass of the plan.
+        OptionError: A setting is malformed or names no pass of the plan, or there is an option
+            for training passes and none in the plan.
     """
-    common = {
-        "steps": overrides.steps,
-        "batch_size": overrides.batch_size,
-        "learning_rate": overrides.learning_rate,
-    }
-    for entry in draft.entries:
-        known = {option.name for option in options.options_of(registry.find(entry.name))}
-        if "steps" in known:
-            entry.values |= {k: v for k, v in common.items() if v is not None}
+    common = {name: getattr(overrides, name) for name in COMMON}
+    given = {name: value for name, value in common.items() if value is not None}
+    training = [entry for entry in draft.entries if _trains(entry.name)]
+    if given and not training:
+        raise OptionError(
+            "no pass of the plan trains",
+            where=", ".join(COMMON[name] for name in given),
+            remedy=f"Add one that does ({', '.join(filter(_trains, registry.PASSES))}), "
+            "or leave the option out",
+        )
+    for entry in training:
+        entry.values |= given
     for setting in overrides.settings:
         _set(draft, setting)
+
+
+def _trains(name: str) -> bool:
+    return "steps" in {option.name for option in options.options_of(registry.find(name))}
 
 
 def _set(draft: Draft, setting: str) -> None:

@@ -170,7 +170,23 @@ def check(case: Case, folder: Path, capture: pytest.CaptureFixture[str]) -> None
     assert shell.contents(folder) == before
 
 
-def parameters(cases: Sequence[Case]) -> list[ParameterSet]:
+def refused(cases: Sequence[Case]) -> Callable[..., None]:
+    """The test that every case is told in one line and leaves the folder as it was."""
+
+    @pytest.mark.parametrize("case", _parameters(cases))
+    def test(
+        case: Case,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        check(case, tmp_path, capfd)
+
+    return test
+
+
+def _parameters(cases: Sequence[Case]) -> list[ParameterSet]:
     """Cases by name; those that a runtime without training would refuse earlier are marked."""
     assert len({case.name for case in cases}) == len(cases)
     return [

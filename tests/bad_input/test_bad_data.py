@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-import pytest
 
 from tests.bad_input.case import (
     ONE_SHOT,
@@ -13,7 +10,6 @@ from tests.bad_input.case import (
     REFUSED,
     UNREADABLE,
     Case,
-    check,
     content,
     cut,
     data,
@@ -21,12 +17,9 @@ from tests.bad_input.case import (
     flipped,
     folder_of,
     objects,
-    parameters,
+    refused,
     together,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHARDS = "model.onnx --passes prune,quantize --data shards"
 
@@ -174,12 +167,4 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", parameters(CASES))
-def test_one_line_and_nothing_written(
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    check(case, tmp_path, capfd)
+test_one_line_and_nothing_written = refused(CASES)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from tests.bad_input.case import (
     ONE_SHOT,
     REFUSED,
     UNREADABLE,
     Case,
-    check,
     content,
     cut,
     folder_of,
@@ -19,12 +14,9 @@ from tests.bad_input.case import (
     huge_header,
     link,
     model,
-    parameters,
+    refused,
     together,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EXTERNAL = model(external=True)
 EARLY_TEACHER = "model.onnx --passes prune,quantize --data data.npz --teacher "
@@ -102,12 +94,4 @@ TEACHERS = [
 CASES = [*MODELS, *TEACHERS]
 
 
-@pytest.mark.parametrize("case", parameters(CASES))
-def test_one_line_and_nothing_written(
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    check(case, tmp_path, capfd)
+test_one_line_and_nothing_written = refused(CASES)

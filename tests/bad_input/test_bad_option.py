@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from tests.bad_input.case import (
     ONE_SHOT,
     QAT,
@@ -13,15 +9,12 @@ from tests.bad_input.case import (
     UNREADABLE,
     USAGE,
     Case,
-    check,
     content,
     data,
-    parameters,
+    refused,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+RECIPE = "model.onnx --recipe one-shot"
 SETTING = "model.onnx --passes prune,qat --set "
 
 CASES = [
@@ -50,6 +43,14 @@ CASES = [
     Case("negative steps", f"{QAT} --steps -1", USAGE, ("qat.steps", "-1")),
     Case("steps that are no number", f"{QAT} --steps ten", USAGE, ("--steps", "ten")),
     Case("batches of nothing", f"{QAT} --batch-size 0", USAGE, ("batch_size", "0")),
+    Case("steps without training", f"{ONE_SHOT} --steps 3", USAGE, ("--steps", "qat")),
+    Case(
+        "batch without training",
+        f"{ONE_SHOT} --batch-size 3",
+        USAGE,
+        ("--batch", "qat"),
+    ),
+    Case("rate without training", f"{RECIPE} --lr 1", USAGE, ("--lr", "qat")),
     Case("learning rate NaN", f"{QAT} --lr nan", USAGE, ("learning_rate", "nan")),
     Case("negative seed", f"{QAT} --seed -1", USAGE, ("--seed", "-1")),
     Case("no time", f"{QAT} --budget 0", USAGE, ("--budget", "0")),
@@ -96,12 +97,4 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", parameters(CASES))
-def test_one_line_and_nothing_written(
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    check(case, tmp_path, capfd)
+test_one_line_and_nothing_written = refused(CASES)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from tests.bad_input.case import (
     ONE_SHOT,
     UNREADABLE,
     Case,
-    check,
     content,
     data,
     folder_of,
     model,
-    parameters,
+    refused,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EXTERNAL = model(external=True)
 EARLY_TEACHER = "model.onnx --passes prune,quantize --data data.npz --teacher "
@@ -82,6 +74,12 @@ CASES = [
         model("t.onnx"),
     ),
     Case(
+        "report is the input",
+        f"{ONE_SHOT} --report model.onnx",
+        UNREADABLE,
+        ("model.onnx", "overwrite"),
+    ),
+    Case(
         "report is the data",
         f"{ONE_SHOT} --data data.npz --report data.npz",
         UNREADABLE,
@@ -104,12 +102,4 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", parameters(CASES))
-def test_one_line_and_nothing_written(
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    check(case, tmp_path, capfd)
+test_one_line_and_nothing_written = refused(CASES)

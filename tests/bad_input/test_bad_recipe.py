@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import pytest
-
 from tests.bad_input.case import (
     REFUSED,
     UNREADABLE,
     USAGE,
     Case,
-    check,
     content,
     folder_of,
-    parameters,
+    refused,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RECIPE = "model.onnx --recipe r.toml"
 
@@ -96,12 +88,4 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", parameters(CASES))
-def test_one_line_and_nothing_written(
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    check(case, tmp_path, capfd)
+test_one_line_and_nothing_written = refused(CASES)

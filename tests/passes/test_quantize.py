@@ -336,15 +336,15 @@ def test_a_shared_scale_holds_the_largest_range(context_for: ContextFor) -> None
     model, dense = tiny.model_of(CONCAT), tiny.model_of(CONCAT)
     step = Quantize(observer=MinMax(), placement="tensorrt-sparse")
     quantized(model, context_for, step)
-    pairs = [tiny.node(model, f"{name}.QuantizeLinear") for name in ("a", "s")]
-    assert pairs[0].inputs[1] is pairs[1].inputs[1]
-    assert pairs[0].inputs[2] is pairs[1].inputs[2]
+    pairs = [tiny.node(model, f"{name}.QuantizeLinear") for name in ("a", "s", "j")]
+    assert pairs[0].inputs[1] is pairs[1].inputs[1] is pairs[2].inputs[1]
+    assert pairs[0].inputs[2] is pairs[1].inputs[2] is pairs[2].inputs[2]
     x = tiny.samples(model).arrays["x"]
     largest = np.abs(Session(dense, outputs=["a"], threads=1)({"x": x})["a"]).max()
     scale = pairs[0].inputs[1]
     assert scale is not None
     assert float(tiny.weight(model, str(scale.name))) == pytest.approx(largest / 127, rel=1e-6)
-    assert producers(model, "MatMul.y") == ["Concat", "DequantizeLinear"]
+    assert producers(model, "MatMul.y") == ["DequantizeLinear", "DequantizeLinear"]
 
 
 def test_a_tensor_that_was_always_zero_is_told(context_for: ContextFor) -> None:

@@ -5,16 +5,31 @@ Graphs name their tensors by role: ``w...`` are weights, the sparse ones ``ws...
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pytest
 
 from gpusq_compiler.ir import claims, query
-from gpusq_compiler.quant.placement import PLACEMENTS, TARGETS, Draft, Placement, Scene, place
+from gpusq_compiler.quant.placement import (
+    PLACEMENTS,
+    TARGETS,
+    Draft,
+    Placement,
+    Scene,
+    Site,
+    gemms,
+    place,
+)
+from gpusq_compiler.quant.placement.pairs import insert
+from gpusq_compiler.runtime.session import Session
 from tests import tiny
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import onnx_ir as ir
 
 
@@ -32,13 +47,39 @@ def draft_of(
     return place(placement, scene_of(tiny.model_of(text, opset=opset), **options))
 
 
-def activations(draft: Draft) -> dict[str, list[str]]:
-    """Who reads every activation that is quantized, by the names of their outputs."""
+def net(
+    shape: str,
+    weight: str,
+    body: str,
+    *,
+    weights: str = "ws",
+    outputs: str = "y",
+    more: str = "",
+) -> str:
+    """A graph whose tensors have one shape, and its weights another."""
+    given = ", ".join(f"float[{shape}] {name}" for name in outputs.split())
+    held = ", ".join([*(f"float[{weight}] {name}" for name in weights.split()), more])
+    return f"net (float[{shape}] x) => ({given}) <{held.rstrip(', ')}> {{ {body} }}"
+
+
+rows = functools.partial(net, "N, 8", "8, 8")
+images = functools.partial(net, "N, 4, 5, 5", "4, 4, 1, 1")
+
+
+def readers(sites: Iterable[Site]) -> dict[str, list[str]]:
+    """Who reads every tensor that is quantized, by the names of their outputs."""
     return {
         str(site.value.name): sorted(str(node.outputs[0].name) for node, _ in site.readers)
-        for site in draft.sites
-        if not site.weight
+        for site in sites
     }
+
+
+def activations(draft: Draft) -> dict[str, list[str]]:
+    return readers(site for site in draft.sites if not site.weight)
+
+
+def repeats(draft: Draft) -> dict[str, list[str]]:
+    return readers(draft.repeats)
 
 
 def weights(draft: Draft) -> dict[str, str]:
@@ -87,16 +128,8 @@ def test_gemm_inputs_quantises_both_factors_of_every_layout(
 
 
 def test_gemm_inputs_leaves_the_bias_and_everything_else_float() -> None:
-    draft = draft_of(
-        """
-        net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] ws, float[8] b, float[8, 8] w2> {
-            a = Gemm(x, ws, b)
-            h = Relu(a)
-            s = Add(h, x)
-            y = MatMul(s, w2)
-        }""",
-        "gemm-inputs",
-    )
+    body = "a = Gemm(x, ws, b)  h = Relu(a)  s = Add(h, x)  y = MatMul(s, w2)"
+    draft = draft_of(rows(body, weights="ws w2", more="float[8] b"), "gemm-inputs")
     assert activations(draft) == {"x": ["a"], "s": ["y"]}
     assert list(weights(draft)) == ["ws", "w2"]
     assert not draft.refusals
@@ -116,15 +149,8 @@ def test_gemm_inputs_leaves_an_input_that_is_quantised_already() -> None:
 
 
 def test_a_weight_read_along_one_axis_is_quantised_once_and_along_two_twice() -> None:
-    draft = draft_of(
-        """
-        net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w> {
-            a = MatMul(x, w)
-            b = MatMul(a, w)
-            y = Gemm<transB = 1>(b, w)
-        }""",
-        "gemm-inputs",
-    )
+    body = "a = MatMul(x, w)  b = MatMul(a, w)  y = Gemm<transB = 1>(b, w)"
+    draft = draft_of(rows(body, weights="w"), "gemm-inputs")
     sites = [site for site in draft.sites if site.weight]
     assert [(str(s.scheme), len(s.readers)) for s in sites] == [
         ("int8 per-channel axis=1", 2),
@@ -191,39 +217,26 @@ def test_sparse_output_is_for_sparse_layers_only() -> None:
 
 
 def test_sparse_output_of_a_transformer_block_leaves_the_residual_stream_float() -> None:
-    draft = draft_of("""
-    net (float[N, 8] x) => (float[N, 8] y)
-    <float[8] g, float[8, 8] ws, float[8] b> {
+    body = """
         n = LayerNormalization(x, g)
         a = MatMul(n, ws)
         o = Add(a, b)
         s = Add(x, o)
         m = LayerNormalization(s, g)
-        y = Add(s, m)
-    }""")
+        y = Add(s, m)"""
+    draft = draft_of(rows(body, more="float[8] g, float[8] b"))
     assert activations(draft) == {"n": ["a"], "o": ["s"]}
 
 
 def test_an_epilogue_ends_where_others_read_it() -> None:
-    draft = draft_of("""
-    net (float[N, 8] x) => (float[N, 8] y, float[N, 8] z) <float[8, 8] ws, float[8] b> {
-        a = MatMul(x, ws)
-        o = Add(a, b)
-        h = Relu(o)
-        y = Sqrt(h)
-        z = Sqrt(o)
-    }""")
+    body = "a = MatMul(x, ws)  o = Add(a, b)  h = Relu(o)  y = Sqrt(h)  z = Sqrt(o)"
+    draft = draft_of(rows(body, outputs="y z", more="float[8] b"))
     assert activations(draft) == {"x": ["a"], "o": ["h", "z"]}
 
 
 def test_an_epilogue_ends_where_the_model_gives_it_out() -> None:
-    draft = draft_of("""
-    net (float[N, 8] x) => (float[N, 8] y, float[N, 8] o) <float[8, 8] ws, float[8] b> {
-        a = MatMul(x, ws)
-        o = Add(a, b)
-        h = Relu(o)
-        y = Sqrt(h)
-    }""")
+    body = "a = MatMul(x, ws)  o = Add(a, b)  h = Relu(o)  y = Sqrt(h)"
+    draft = draft_of(rows(body, outputs="y o", more="float[8] b"))
     assert activations(draft) == {"x": ["a"]}
     assert refusals(draft) == {"o": "graph-output"}
 
@@ -287,31 +300,22 @@ def test_outputs_of_norm_and_gelu_are_quantised_as_inputs_of_layers() -> None:
 
 
 def test_residual_add_quantises_the_skip_side_and_the_sum() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y) <float[4, 4, 1, 1] ws, float[4] b> {
-        r = Sigmoid(x)
-        c = Conv(r, ws, b)
-        s = Add(r, c)
-        h = Relu(s)
-        y = Sqrt(h)
-    }""")
+    body = "r = Sigmoid(x)  c = Conv(r, ws, b)  s = Add(r, c)  h = Relu(s)  y = Sqrt(h)"
+    draft = draft_of(images(body, more="float[4] b"))
     assert activations(draft) == {"r": ["c", "s"], "h": ["y"]}
 
 
 def test_residual_add_of_two_convolutions_fuses_into_the_longer_path() -> None:
-    text = """
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y)
-    <float[4, 4, 1, 1] ws1, float[4, 4, 1, 1] ws2, float[4, 4, 1, 1] ws3> {
+    body = """
         c1 = Conv(x, ws1)
         r = Relu(c1)
         c2 = Conv(r, ws2)
         down = Conv(x, ws3)
         s = Add(%s)
         h = Relu(s)
-        y = Sqrt(h)
-    }"""
+        y = Sqrt(h)"""
     for operands in ("c2, down", "down, c2"):
-        draft = draft_of(text % operands)
+        draft = draft_of(images(body % operands, weights="ws1 ws2 ws3"))
         assert activations(draft) == {
             "x": ["c1", "down"],
             "r": ["c2"],
@@ -321,35 +325,19 @@ def test_residual_add_of_two_convolutions_fuses_into_the_longer_path() -> None:
 
 
 def test_residual_add_behind_an_activation_does_not_fuse() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y) <float[4, 4, 1, 1] ws> {
-        c = Conv(x, ws)
-        g = Sigmoid(c)
-        m = Mul(c, g)
-        s = Add(m, x)
-        y = Sqrt(s)
-    }""")
+    body = "c = Conv(x, ws)  g = Sigmoid(c)  m = Mul(c, g)  s = Add(m, x)  y = Sqrt(s)"
+    draft = draft_of(images(body))
     assert activations(draft) == {"x": ["c"], "m": ["s"]}
 
 
 def test_residual_add_of_a_convolution_that_others_read_does_not_fuse() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y, float[N, 4, 5, 5] z)
-    <float[4, 4, 1, 1] ws> {
-        c = Conv(x, ws)
-        s = Add(c, x)
-        y = Sqrt(s)
-        z = Sqrt(c)
-    }""")
+    body = "c = Conv(x, ws)  s = Add(c, x)  y = Sqrt(s)  z = Sqrt(c)"
+    draft = draft_of(images(body, outputs="y z"))
     assert activations(draft) == {"x": ["c"], "c": ["s", "z"]}
 
 
 def test_residual_sum_that_is_an_output_stays_float() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y) <float[4, 4, 1, 1] ws> {
-        c = Conv(x, ws)
-        y = Add(c, x)
-    }""")
+    draft = draft_of(images("c = Conv(x, ws)  y = Add(c, x)"))
     assert activations(draft) == {"x": ["c", "y"]}
     assert refusals(draft) == {"y": "graph-output"}
 
@@ -498,7 +486,7 @@ def test_a_softmax_that_weighs_nothing_is_no_attention() -> None:
         'm = Resize<mode = "nearest">(h, , double)',
     ],
 )
-def test_moves_need_no_second_pair(move: str) -> None:
+def test_moves_hand_codes_on_and_a_layer_behind_repeats_their_scale(move: str) -> None:
     draft = draft_of(f"""
     net (float[N, 4, 5, 5] x) => (float[N, 4, H, W] y)
     <float[4, 4, 1, 1] ws, float[4, 4, 1, 1] w2, int64[4] shape = {{0, 0, 0, 0}},
@@ -510,6 +498,80 @@ def test_moves_need_no_second_pair(move: str) -> None:
         y = Conv(m, w2)
     }}""")
     assert activations(draft) == {"x": ["c"], "h": ["m"]}
+    assert repeats(draft) == {"m": ["y"]}
+    (repeat,) = draft.repeats
+    assert str(draft.scale_of(repeat.value).name) == "h"
+
+
+def test_moves_that_no_layer_reads_need_no_second_pair() -> None:
+    body = """
+        c = Conv(x, ws1)
+        h = Relu(c)
+        skip = Transpose<perm = [0, 1, 3, 2]>(h)
+        main = Conv(x, ws2)
+        s = Add(main, skip)
+        y = Sqrt(s)"""
+    draft = draft_of(images(body, weights="ws1 ws2"))
+    assert activations(draft) == {"x": ["c", "main"], "h": ["skip"], "s": ["y"]}
+    assert repeats(draft) == {}
+
+
+def test_moves_in_a_row_repeat_the_scale_of_the_first_pair() -> None:
+    body = """
+        c = Conv(x, ws1)
+        m = MaxPool<kernel_shape = [1, 1]>(c)
+        a = Conv(m, ws2)
+        n = Transpose<perm = [0, 1, 3, 2]>(m)
+        b = Conv(n, ws3)
+        y = Sub(a, b)"""
+    draft = draft_of(images(body, weights="ws1 ws2 ws3"))
+    assert repeats(draft) == {"m": ["a"], "n": ["b"]}
+    assert {str(draft.scale_of(site.value).name) for site in draft.repeats} == {"c"}
+
+
+def test_a_repeated_scale_is_one_tensor_and_changes_no_value() -> None:
+    body = """
+        c = Conv(x, ws1)
+        m = MaxPool<kernel_shape = [2, 2], pads = [0, 0, 1, 1]>(c)
+        y = Conv(m, ws2)"""
+    model = tiny.model_of(images(body, weights="ws1 ws2"))
+    draft = place("tensorrt-sparse", scene_of(model))
+    (repeat,) = draft.repeats
+    scales = insert(model, draft, {"x": 3.0, "c": 1.0})
+    assert scales[repeat] == np.float32(1 / 127)
+    first, second = (tiny.node(model, f"{name}.QuantizeLinear") for name in "cm")
+    assert first.inputs[1:] == second.inputs[1:]
+    model.graph.outputs.extend([*first.outputs, *second.outputs])
+    model.graph.outputs.extend(
+        [repeat.value, tiny.node(model, "m.DequantizeLinear").outputs[0]]
+    )
+    found = Session(model, optimize=False)(tiny.samples(model, 4).arrays)
+    assert np.array_equal(found["m"], found["m.dequantized"])
+    assert np.unique(found["m.quantized"]).size > 20
+    assert np.abs(found["c.quantized"]).max() >= 127
+
+
+def test_a_repeated_scale_that_is_known_beforehand_stays_known() -> None:
+    model = tiny.model_of(
+        rows("p = Softmax(x)  m = Identity(p)  y = MatMul(m, w)", weights="w")
+    )
+    move, layer = (tiny.node(model, name) for name in ("Identity.m", "MatMul.y"))
+    scheme = scene_of(model).activation
+    known = Site(
+        value=tiny.node(model, "Softmax.p").outputs[0],
+        scheme=scheme,
+        readers=((move, 0),),
+        rule="attention",
+        fixed=1 / 127,
+    )
+    wanted = Site(value=move.outputs[0], scheme=scheme, readers=((layer, 0),), rule=gemms.RULE)
+    draft = Draft()
+    draft.take([known, wanted])
+    draft.settle_superfluous()
+    assert insert(model, draft, {}) == {
+        known: np.float32(1 / 127),
+        wanted: np.float32(1 / 127),
+    }
 
 
 def test_a_move_of_a_float_tensor_keeps_the_pair_at_the_layer() -> None:
@@ -534,6 +596,7 @@ def test_average_pooling_reads_and_writes_int8(pool: str) -> None:
         y = Gemm(f, w2)
     }}""")
     assert activations(draft) == {"x": ["c"], "h": ["p"], "p": ["f"]}
+    assert repeats(draft) == {"f": ["y"]}
 
 
 def test_average_pooling_among_float_tensors_is_left() -> None:
@@ -549,34 +612,34 @@ def test_average_pooling_among_float_tensors_is_left() -> None:
 
 
 def test_concat_inputs_share_one_scale() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y)
-    <float[4, 4, 1, 1] ws1, float[4, 4, 1, 1] ws2, float[4, 12, 1, 1] w> {
+    body = """
         a = Conv(x, ws1)
         b = Conv(x, ws2)
         s = Sqrt(x)
         r = Relu(b)
         j = Concat<axis = 1>(a, r, s)
-        y = Conv(j, w)
-    }""")
+        y = Conv(j, w)"""
+    draft = draft_of(images(body, weights="ws1 ws2", more="float[4, 12, 1, 1] w"))
     assert activations(draft) == {"x": ["a", "b"], "a": ["j"], "r": ["j"], "s": ["j"]}
+    assert repeats(draft) == {"j": ["y"]}
     by_name = {site.value.name: draft.scale_of(site.value) for site in draft.sites}
     assert by_name["a"] is by_name["r"] is by_name["s"]
     assert by_name["x"] is not by_name["a"]
 
 
 def test_concats_that_have_an_input_in_common_share_one_scale() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y)
-    <float[4, 4, 1, 1] ws1, float[4, 8, 1, 1] ws2, float[4, 12, 1, 1] w> {
+    body = """
         a = Conv(x, ws1)
         one = Concat<axis = 1>(a, x)
         b = Conv(one, ws2)
         two = Concat<axis = 1>(one, b)
-        y = Conv(two, w)
-    }""")
+        y = Conv(two, w)"""
+    wide = "float[4, 8, 1, 1] ws2, float[4, 12, 1, 1] w"
+    draft = draft_of(images(body, weights="ws1", more=wide))
     assert activations(draft) == {"x": ["a", "one"], "a": ["one"], "b": ["two"]}
-    assert len({draft.scale_of(site.value) for site in draft.sites if not site.weight}) == 1
+    assert repeats(draft) == {"one": ["b"], "two": ["y"]}
+    placed = [site for site in (*draft.sites, *draft.repeats) if not site.weight]
+    assert len({draft.scale_of(site.value) for site in placed}) == 1
 
 
 def test_concat_with_a_constant_keeps_the_pair_behind_it() -> None:
@@ -604,15 +667,8 @@ def test_concat_of_float_tensors_that_no_layer_reads_is_left() -> None:
 
 
 def test_a_tensor_gets_one_pair_with_all_who_want_it() -> None:
-    draft = draft_of("""
-    net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y)
-    <float[4, 4, 1, 1] ws1, float[4, 4, 1, 1] ws2> {
-        a = Conv(x, ws1)
-        b = Conv(a, ws2)
-        s = Add(b, a)
-        h = Relu(s)
-        y = Sqrt(h)
-    }""")
+    body = "a = Conv(x, ws1)  b = Conv(a, ws2)  s = Add(b, a)  h = Relu(s)  y = Sqrt(h)"
+    draft = draft_of(images(body, weights="ws1 ws2"))
     (site,) = [site for site in draft.sites if site.value.name == "a"]
     assert site.rule == "gemm-inputs, residual-skip, sparse-output"
     assert activations(draft)["a"] == ["b", "s"]

@@ -2,8 +2,8 @@
 
 A rule is a function of the scene (graph, layers to quantize, options) and of the draft (what
 the rules before it placed). It answers `Site`, `SharedScale` and `Refusal`. A placement is a
-list of rules; a pair that would quantize what arrives quantized is dropped at the end.
-``docs/placement.md`` shows every rule with its picture and its reason.
+list of rules; a pair on what arrives quantized repeats its scale at a weighted layer and is
+dropped elsewhere. ``docs/placement.md`` shows every rule with its picture and its reason.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def place(placement: Placement, scene: Scene) -> Draft:
     draft = Draft()
     for rule in PLACEMENTS[placement]:
         draft.take(rule(scene, draft))
-    draft.drop_superfluous()
+    draft.settle_superfluous()
     return draft

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.ir import query
+from gpusq_compiler.quant.placement import gemms
 from gpusq_compiler.quant.placement.sites import Refusal, SharedScale, Site
 from gpusq_compiler.quant.placement.topology import commutes, origin
 
@@ -21,13 +22,19 @@ class Draft:
     def __init__(self) -> None:
         self.refusals: list[Refusal] = []
         self._sites: dict[tuple[ir.Value, str], Site] = {}
+        self._repeats: list[Site] = []
         self._pairs: dict[ir.Value, set[tuple[ir.Node, int]]] = {}
         self._share: dict[ir.Value, ir.Value] = {}
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """All sites in the order in which they were first wanted."""
+        """Pairs whose scale is calibrated or known, in the order they were first wanted."""
         return tuple(self._sites.values())
+
+    @property
+    def repeats(self) -> tuple[Site, ...]:
+        """Pairs on what arrives quantized; they repeat its scale and need no range."""
+        return tuple(self._repeats)
 
     def take(self, answers: Iterable[Site | SharedScale | Refusal]) -> None:
         """Add what a rule answers."""
@@ -37,8 +44,7 @@ class Draft:
             elif isinstance(answer, Site):
                 self._add(answer)
             else:
-                roots = [self.scale_of(value) for value in answer.values]
-                self._share.update((root, roots[0]) for root in roots[1:] if root != roots[0])
+                self._join_scales(answer.values)
 
     def _add(self, site: Site) -> None:
         key = (site.value, str(site.scheme))
@@ -50,6 +56,10 @@ class Draft:
         self._sites[key] = site
         if not site.weight:
             self._pairs.setdefault(site.value, set()).update(site.readers)
+
+    def _join_scales(self, values: Iterable[ir.Value]) -> None:
+        first, *others = (self.scale_of(value) for value in values)
+        self._share.update((root, first) for root in others if root != first)
 
     def scale_of(self, value: ir.Value) -> ir.Value:
         """The tensor whose scale this tensor's pair reads: itself, if it shares none."""
@@ -83,21 +93,26 @@ class Draft:
         activations = (site for site in self.sites if not site.weight)
         return {origin(*site.readers[0])[0] for site in activations}
 
-    def drop_superfluous(self) -> None:
-        """Remove pairs on what arrives quantized: a second pair adds nothing but a barrier."""
-        superfluous = [
-            key
-            for key, site in self._sites.items()
-            if not site.weight and self._arrives_quantized(site.value)
-        ]
-        for key in superfluous:
-            del self._sites[key]
+    def settle_superfluous(self) -> None:
+        """Of pairs on what arrives quantized, keep those at weighted layers, as repeats.
 
-    def _arrives_quantized(self, value: ir.Value) -> bool:
+        They share the scale of what arrives: quantizing codes again changes no value. A second
+        pair that no weighted layer wants adds nothing but a barrier and goes.
+        """
+        for key, site in list(self._sites.items()):
+            carrier = None if site.weight else self._arriving(site.value)
+            if carrier is None:
+                continue
+            self._join_scales((carrier, site.value))
+            del self._sites[key]
+            if gemms.RULE in site.rule.split(", "):
+                self._repeats.append(site)
+
+    def _arriving(self, value: ir.Value) -> ir.Value | None:
+        """The tensor whose codes a tensor holds, moved or joined; None where it is float."""
         producer = value.producer()
         if producer is None:
-            return False
+            return None
         if commutes(producer):
-            return self.carrier(producer, 0) is not None
-        is_concat = query.is_op(producer, "Concat")
-        return is_concat and self._joint_carrier(producer) is not None
+            return self.carrier(producer, 0)
+        return self._joint_carrier(producer) if query.is_op(producer, "Concat") else None

@@ -55,7 +55,8 @@ class _Writer:
             root = self._draft.scale_of(site.value)
             scale = self._own_scale(site)
             self._largest[root] = np.maximum(self._largest.get(root, scale), scale)
-        return {site: self._insert(site) for site in self._draft.sites}
+        placed = (*self._draft.sites, *self._draft.repeats)
+        return {site: self._insert(site) for site in placed}
 
     def _own_scale(self, site: Site) -> Array:
         if site.fixed is not None:
