@@ -178,6 +178,12 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
     providers(request.device)
     if any(isinstance(step, TrainingPass) for step in plan.pipeline.passes):
         flavour.require_training()
+    elif request.budget is not None:
+        raise OptionError(
+            "no pass of the plan trains",
+            where="--budget",
+            remedy="Add one that does (distill, qat), or leave the option out",
+        )
     model = io.load(request.source)
     try:
         plan.pipeline.check_order(facts.present(model))

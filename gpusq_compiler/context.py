@@ -54,6 +54,7 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
         teacher=_teacher(model, request.teacher),
         data=data,
         held_out=held_out,
+        synthesised=request.data is None,
         trainer=OrtTrainer(),
         events=request.events,
         checkpoints=FolderCheckpoints(workdir / CHECKPOINTS, resume=request.resume),

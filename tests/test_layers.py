@@ -138,9 +138,11 @@ def test_help_is_light(arguments: list[str]) -> None:
 def test_importing_the_package_is_light() -> None:
     program = (
         "import sys, gpusq_compiler\n"
-        "assert not {'onnx', 'onnx_ir', 'numpy', 'rich', 'click'} & set(sys.modules)\n"
+        "print({'onnx', 'onnx_ir', 'numpy', 'rich', 'click'} & set(sys.modules) or 'none')\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "none"
 
 
 def test_every_public_name_is_there() -> None:

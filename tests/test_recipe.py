@@ -148,6 +148,23 @@ def test_common_options_are_for_training_passes_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"steps": 0}, "--steps"),
+        ({"batch_size": 7}, "--batch-size"),
+        ({"learning_rate": 0.0}, "--lr"),
+        ({"steps": 3, "learning_rate": 0.1}, "--steps, --lr"),
+    ],
+)
+def test_common_options_want_a_training_pass(given: dict[str, Any], where: str) -> None:
+    for passes, recipe in (("prune,quantize", None), (None, "one-shot")):
+        with pytest.raises(OptionError, match=r"no pass of the plan trains.*\bqat\b") as error:
+            plan_of(passes, recipe, overrides=Overrides(**given))
+        assert error.value.where == where
+        assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
     ("setting", "name", "option", "expected"),
     [
         ("prune.pattern=1:4", "prune", "pattern", "1:4"),
@@ -268,7 +285,7 @@ def test_a_wrong_recipe_is_refused_content(text: str, says: str, recipe: Any) ->
 
 
 def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"no-such.*presets: one-shot, sparse-int8"):
+    with pytest.raises(FileError, match=r"no-such.*presets: gpusq-vit, one-shot, sparse-int8"):
         plan_of(recipe=tmp_path / "no-such")
     with pytest.raises(GpusqError):
         plan_of(recipe=tmp_path)

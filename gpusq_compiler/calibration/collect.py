@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import DataError
+from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.session import Session
 
@@ -70,3 +72,30 @@ def collect(
         events.advance(done)
     events.end()
     return {name: state.absmax() for name, state in states.items()}
+
+
+def operations(
+    model: ir.Model, samples: Samples, *, threads: int | None = None, device: str = "cpu"
+) -> int:
+    """Multiply-adds per sample of the weighted layers, for samples as large as the first.
+
+    Sizes that the file leaves open, as a sequence's length, are seen in a run.
+
+    Args:
+        model: Left as it is.
+        samples: One batch of them is run.
+        threads: Threads of the runtime.
+        device: ``cpu``, ``cuda`` or ``auto``.
+    """
+    layers = [
+        use.node.outputs[0].name or ""
+        for use in query.weight_uses(model)
+        if use.node.graph is model.graph
+    ]
+    if not layers:
+        return 0
+    session = Session(model, outputs=layers, threads=threads, device=device)
+    one = Subset(samples, np.zeros(session.batch or 1, dtype=np.int64))
+    _, found = next(iter(session.over(one, 1)))
+    shapes = {name: array.shape for name, array in found.items()}
+    return query.operations(model, shapes) // (session.batch or 1)

@@ -7,12 +7,13 @@ the values. A layer left alone has no claim, so an excluded and a broken one dif
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import onnx_ir as ir
 
@@ -20,6 +21,7 @@ PREFIX = "gpusq."
 SPARSITY = PREFIX + "sparsity"
 QUANTIZER = PREFIX + "quantizer"
 PASS = PREFIX + "pass"
+FEATURE_LOSS = PREFIX + "feature-loss"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,3 +64,42 @@ def sparse_values(model: ir.Model) -> Iterator[tuple[ir.Value, Sparsity]]:
             claim = sparsity_of(value)
             if claim is not None:
                 yield value, claim
+
+
+def write_feature_losses(model: ir.Model, losses: Mapping[str, float]) -> None:
+    """Write on each critical tensor what its features differ by from the dense model's."""
+    for node in model.graph:
+        for value in node.outputs:
+            value.metadata_props.pop(FEATURE_LOSS, None)
+            loss = losses.get(value.name or "")
+            if loss is not None:
+                value.metadata_props[FEATURE_LOSS] = f"{loss:.6g}"
+
+
+def feature_losses(model: ir.Model) -> dict[str, float]:
+    """The recorded loss of every critical tensor that carries one, in graph order.
+
+    Raises:
+        ModelError: One is no positive number.
+    """
+    found = {}
+    for node in model.graph:
+        for value in node.outputs:
+            text = value.metadata_props.get(FEATURE_LOSS)
+            if text is not None:
+                found[value.name or ""] = _positive(text, f"tensor '{value.name}'")
+    return found
+
+
+def _positive(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise ModelError(
+            f"the recorded feature loss '{text}' is no number",
+            where=where,
+            remedy="Run distill again, or remove the tensor's gpusq metadata",
+        )
+    return number

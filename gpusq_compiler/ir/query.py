@@ -12,7 +12,7 @@ import onnx_ir as ir
 from gpusq_compiler.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 FLOATS = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
@@ -304,15 +304,17 @@ def magnitude(model: ir.Model) -> float:
     return float(np.median(sizes)) if sizes else 0.0
 
 
-def operations(model: ir.Model) -> int:
-    """Multiply-adds per sample of all weighted layers; unknown dimensions count as one."""
+def operations(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Multiply-adds of all weighted layers of the main graph.
+
+    Args:
+        model: Left as it is.
+        shapes: Of the layers' outputs, by name; what stands in no list does not count.
+    """
     total = 0
     for use in weight_uses(model):
-        size = math.prod(use.shape)
-        shape = use.node.outputs[0].shape
-        dims = [d if isinstance(d, int) else 1 for d in shape or ()]
-        if use.node.op_type in {"Conv", "ConvTranspose"}:
-            total += size * math.prod(dims[2:])
-        else:
-            total += size * math.prod(dims[1:-1])
+        shape = shapes.get(use.node.outputs[0].name or "")
+        if shape is not None:
+            taps = math.prod(use.shape[2:]) if use.node.op_type == "Conv" else 1
+            total += math.prod(shape) * use.reduction_length * taps
     return total

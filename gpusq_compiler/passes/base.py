@@ -91,6 +91,7 @@ class Context:
         teacher: The model before its first lossy pass; set by the pipeline where absent.
         data: Samples for calibration and training.
         held_out: Samples that choose between iterates; in no way trained on.
+        synthesised: Whether ``data`` were made up, because the user gave none.
         trainer: The training backend.
         events: Receives progress.
         checkpoints: Where training keeps its checkpoints.
@@ -105,6 +106,7 @@ class Context:
     teacher: ir.Model | None = None
     data: Samples | None = None
     held_out: Samples | None = None
+    synthesised: bool = False
     trainer: Trainer | None = None
     events: Events = Silent()
     checkpoints: CheckpointStore | None = None

@@ -15,19 +15,37 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
+from gpusq_compiler.calibration.matrices import weight_from, weight_matrices
+from gpusq_compiler.errors import OptionError
 from gpusq_compiler.ir import claims, edit, query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
+from gpusq_compiler.passes.evidence import Gathering
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.sharing import separate
-from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_of
-from gpusq_compiler.sparsity.scores import Magnitude, Score
+from gpusq_compiler.sparsity.nm import (
+    NM,
+    kept_magnitude,
+    mask_from_zeros,
+    mask_of,
+    violations,
+)
+from gpusq_compiler.sparsity.scores import (
+    Auto,
+    Evidence,
+    Magnitude,
+    Score,
+    SparseGpt,
+    relative_output_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import onnx_ir as ir
 
+    from gpusq_compiler.calibration.matrices import Matrices
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.runtime.samples import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,17 +58,29 @@ class Prune(Pass):
     refuses: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
 
     pattern: Annotated[str, "n of every m consecutive weights are kept"] = "2:4"
-    score: Annotated[Score, "what makes a weight worth keeping"] = Magnitude()
+    score: Annotated[Score, "what makes a weight worth keeping"] = Auto()
+    samples: Annotated[int, "samples that a score looks at, at most"] = 512
     include: Annotated[tuple[str, ...], "only these nodes, weights, operators or regexes"] = ()
     exclude: Annotated[tuple[str, ...], "but not these"] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a pattern that is none."""
+        """Refuse a pattern that is none, and numbers that cannot be."""
         NM.parse(self.pattern)
+        if self.samples < 1:
+            raise OptionError(
+                f"{self.samples} is too small", where=f"{self.name}.samples", remedy=">= 1"
+            )
+
+    def resolve(self, model: ir.Model, ctx: Context) -> Prune:
+        """Take the score that the data allow where the user chose none."""
+        del model
+        if not isinstance(self.score, Auto):
+            return self
+        real = ctx.data is not None and not ctx.synthesised
+        return dataclasses.replace(self, score=SparseGpt() if real else Magnitude())
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Prune every eligible weight once and claim its pattern."""
-        del ctx
         pattern = NM.parse(self.pattern)
         uses = list(query.weight_uses(model))
         selection = Selection(self.include, self.exclude, uses, owner=self.name)
@@ -59,30 +89,35 @@ class Prune(Pass):
         chosen = [use for use, finding in verdicts if finding is None]
         skipped += separate(model, chosen)
         wanted = {use.node for use in chosen}
-        rows: list[dict[str, Cell]] = []
-        changed: list[str] = []
-        for use in query.weight_uses(model):
-            if use.node in wanted:
-                before = _state(use.value)
-                rows.append(self._prune(use, pattern))
-                if _state(use.value) != before:
-                    changed.append(use.value.name or "")
+        layers = [use for use in query.weight_uses(model) if use.node in wanted]
+        gathering = Gathering(model=model, ctx=ctx, samples=self.samples, author=self.name)
+        skipped += gathering.obstacles(layers, self.score.needs)
+        rows: dict[ir.Node, dict[str, Cell]] = {}
+        changed: set[str] = set()
+        for use, evidence in gathering.evidence(layers, self.score.needs):
+            before = _state(use.value)
+            rows[use.node] = self._prune(use, pattern, evidence)
+            if _state(use.value) != before:
+                changed.add(use.value.name or "")
         return PassResult(
-            changed=tuple(changed),
+            changed=_in_order(layers, changed),
             skipped=tuple(skipped),
-            metrics=_totals(query.weight_uses(model), rows),
-            tables={"layers": rows},
+            metrics=_totals(query.weight_uses(model), list(rows.values())),
+            tables={"layers": [rows[use.node] for use in layers]},
         )
 
-    def _prune(self, use: query.WeightUse, pattern: NM) -> dict[str, Cell]:
+    def _prune(
+        self, use: query.WeightUse, pattern: NM, evidence: Matrices | None
+    ) -> dict[str, Cell]:
         assert use.value.const_value is not None
         weight = use.value.const_value.numpy()
         query.require_finite(use)
-        mask = mask_of(self.score.importance(weight), pattern, axis=use.reduction)
-        if np.any(weight[~mask]):
-            edit.replace_weight(use.value, np.where(mask, weight, weight.dtype.type(0)))
+        chosen = self._pruned(use, weight, pattern, evidence)
+        if chosen is not weight:
+            edit.replace_weight(use.value, chosen)
         claim = claims.Sparsity(pattern=self.pattern, axis=use.reduction)
         use.value.metadata_props[claims.SPARSITY] = str(claim)
+        mask = mask_from_zeros(chosen, pattern, axis=use.reduction)
         return {
             "layer": use.node.name,
             "weight": use.value.name,
@@ -91,7 +126,41 @@ class Prune(Pass):
             "axis": use.reduction,
             "parameters": int(mask.size),
             "kept_magnitude": kept_magnitude(weight, mask),
+            "output_error": _output_error(use, weight, chosen, evidence, self.score.needs),
         }
+
+    def _pruned(
+        self, use: query.WeightUse, weight: Array, pattern: NM, evidence: Matrices | None
+    ) -> Array:
+        """The sparse weight; one that has the pattern already stays as it is."""
+        if not len(violations(weight, pattern, axis=use.reduction)):
+            return weight
+        if evidence is None:
+            score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()
+            mask = mask_of(score.importance(weight), pattern, axis=use.reduction)
+            return np.where(mask, weight, weight.dtype.type(0))
+        parts = zip(weight_matrices(use, weight), evidence, strict=True)
+        sparse = np.stack([self.score.prune(part, pattern, seen) for part, seen in parts])
+        return weight_from(use, sparse + 0.0, weight.shape)
+
+
+def _output_error(
+    use: query.WeightUse,
+    weight: Array,
+    chosen: Array,
+    evidence: Matrices | None,
+    kind: Evidence,
+) -> float | None:
+    """Relative error of the layer's output on the samples, where its inputs were seen."""
+    if evidence is None or kind is not Evidence.INPUTS:
+        return None
+    dense, sparse = weight_matrices(use, weight), weight_matrices(use, chosen)
+    parts = zip(dense, sparse, evidence, strict=True)
+    return float(np.mean([relative_output_error(*part) for part in parts]))
+
+
+def _in_order(layers: Iterable[query.WeightUse], names: set[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(n for u in layers if (n := u.value.name or "") in names))
 
 
 def _state(value: ir.Value) -> tuple[object, object]:

@@ -7,7 +7,7 @@ The 2:4 mask holds at every step; weights are trained together with the quantize
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from gpusq_compiler.ir import claims
 from gpusq_compiler.passes.base import Fact
@@ -16,6 +16,8 @@ from gpusq_compiler.train.job import ParameterGroup
 from gpusq_compiler.train.quantizers import LearnedStep, Quantizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
 
 
@@ -29,6 +31,9 @@ class Qat(TrainingPass):
     idempotent: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = (*TrainingPass.rates, "scale_learning_rate")
 
+    weight_factor: Annotated[
+        Literal["auto", "off"], "whether what distill recorded weighs the critical layers"
+    ] = "auto"
     quantizer: Annotated[Quantizer, "how Q/DQ pairs are trained"] = LearnedStep()
     scale_learning_rate: Annotated[float, "of scales, relative to their size"] = 1e-3
 
@@ -45,5 +50,17 @@ class Qat(TrainingPass):
         rate = self.scale_learning_rate
         return (*groups, ParameterGroup(names=scales, learning_rate=rate, relative=True))
 
-    def _quantizer(self) -> dict[str, Quantizer]:
-        return {"quantizer": self.quantizer}
+    def factors(self, model: ir.Model) -> Mapping[str, float]:
+        """``w_i = L l_i / sum_j l_j`` of the losses l that `distill` recorded on L layers.
+
+        That a larger sparse loss gives a larger weight is the paper's; this normalisation,
+        whose mean is 1, is our choice. Without records every layer weighs 1.
+        """
+        losses = claims.feature_losses(model) if self.weight_factor == "auto" else {}
+        total = sum(losses.values())
+        if not total:
+            return {}
+        return {name: len(losses) * loss / total for name, loss in losses.items()}
+
+    def _quantizer(self) -> Quantizer:
+        return self.quantizer

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.calibration.collect import collect
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import OptionError
 from gpusq_compiler.ir import query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult

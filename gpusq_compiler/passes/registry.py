@@ -23,12 +23,19 @@ OWN = "gpusq-compiler"
 PASSES: Mapping[str, str] = {
     "canonicalize": "gpusq_compiler.passes.canonicalize:Canonicalize",
     "prune": "gpusq_compiler.passes.prune:Prune",
+    "distill": "gpusq_compiler.passes.distill:Distill",
     "quantize": "gpusq_compiler.passes.quantize:Quantize",
     "qat": "gpusq_compiler.passes.qat:Qat",
     "freeze": "gpusq_compiler.passes.freeze:Freeze",
 }
 COMPONENTS: Mapping[str, Mapping[str, str]] = {
-    "score": {"magnitude": "gpusq_compiler.sparsity.scores:Magnitude"},
+    "score": {
+        "auto": "gpusq_compiler.sparsity.scores:Auto",
+        "magnitude": "gpusq_compiler.sparsity.scores:Magnitude",
+        "wanda": "gpusq_compiler.sparsity.scores:Wanda",
+        "sparsegpt": "gpusq_compiler.sparsity.scores:SparseGpt",
+        "taylor": "gpusq_compiler.sparsity.scores:Taylor",
+    },
     "observer": {
         "minmax": "gpusq_compiler.quant.observers:MinMax",
         "percentile": "gpusq_compiler.quant.observers:Percentile",
@@ -44,6 +51,8 @@ COMPONENTS: Mapping[str, Mapping[str, str]] = {
         "soft-logits": "gpusq_compiler.train.losses:SoftLogits",
         "output-error": "gpusq_compiler.train.losses:OutputError",
         "feature-error": "gpusq_compiler.train.losses:FeatureError",
+        "feature-cosine": "gpusq_compiler.train.losses:FeatureCosine",
+        "attention-transfer": "gpusq_compiler.train.losses:AttentionTransfer",
     },
 }
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
+from gpusq_compiler.calibration import collect
+from gpusq_compiler.calibration.batches import MIN_TRAINING_SAMPLES
 from gpusq_compiler.errors import OptionError, PostconditionError, PreconditionError
 from gpusq_compiler.ir import claims, edit, query
-from gpusq_compiler.passes.base import Finding, Pass, PassResult
+from gpusq_compiler.passes import trained
+from gpusq_compiler.passes.base import Pass, PassResult
 from gpusq_compiler.passes.options import near
 from gpusq_compiler.sparsity.nm import NM, mask_from_zeros
 from gpusq_compiler.train.budget import (
@@ -20,10 +23,13 @@ from gpusq_compiler.train.budget import (
     default_steps,
     steps_within,
 )
-from gpusq_compiler.train.job import Loss, ParameterGroup, Trainer, TrainJob, TrainResult
+from gpusq_compiler.train.job import Loss, ParameterGroup, Trainer, TrainJob
 from gpusq_compiler.train.losses import FeatureError, HardLabel, OutputError, SoftLogits
+from gpusq_compiler.train.quantizers import LearnedStep
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
     import onnx_ir as ir
 
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Samples
     from gpusq_compiler.train.quantizers import Quantizer
 
-FEWEST_SAMPLES = 10
 MIXED = (HardLabel(), SoftLogits(), OutputError(), FeatureError())
 
 
@@ -76,21 +81,27 @@ class TrainingPass(Pass, abc.ABC):
 
     def resolve(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Choose steps and batch size where the user did not; measured under a budget."""
-        data = self._data(ctx)
-        operations = query.operations(model)
-        batch = self.batch_size or default_batch_size(data.count, operations)
-        sizes = [v.const_value.size for v in query.trainable_values(model) if v.const_value]
-        steps = self.steps
-        if steps is None:
-            steps = default_steps(sum(sizes), operations, data.count, batch)
-        rate = self.learning_rate
-        if rate is None:
+        chosen = self._sized(model, ctx)
+        if self.learning_rate is None:
             rate = float(f"{default_learning_rate(query.magnitude(model)):.3g}")
-        chosen = dataclasses.replace(self, steps=steps, batch_size=batch, learning_rate=rate)
+            chosen = dataclasses.replace(chosen, learning_rate=rate)
         if self.steps is None and ctx.budget is not None:
             chosen = chosen._within_budget(model, ctx)
         every = self.evaluate_every or max(1, min(100, (chosen.steps or 0) // 10))
         return dataclasses.replace(chosen, evaluate_every=every)
+
+    def _sized(self, model: ir.Model, ctx: Context) -> TrainingPass:
+        """Steps and batch size for this model and these samples."""
+        if self.steps is not None and self.batch_size is not None:
+            return self
+        data = self._data(ctx)
+        cost = collect.operations(model, data, threads=ctx.threads, device=ctx.device)
+        batch = self.batch_size or default_batch_size(data.count, cost)
+        sizes = [v.const_value.size for v in query.trainable_values(model) if v.const_value]
+        steps = self.steps
+        if steps is None:
+            steps = default_steps(sum(sizes), cost, data.count, batch)
+        return dataclasses.replace(self, steps=steps, batch_size=batch)
 
     def _within_budget(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Time five steps once; a resumed run takes the count that was stored."""
@@ -110,11 +121,11 @@ class TrainingPass(Pass, abc.ABC):
         """There must be enough samples, a trainer and something to train."""
         self._trainer(ctx)
         total = self._data(ctx).count + (ctx.held_out.count if ctx.held_out else 0)
-        if total < FEWEST_SAMPLES:
+        if total < MIN_TRAINING_SAMPLES:
             raise PreconditionError(
                 f"{total} samples are too few to train on and hold some out",
                 where=self.name,
-                remedy=f"Give at least {FEWEST_SAMPLES} with --data",
+                remedy=f"Give at least {MIN_TRAINING_SAMPLES} with --data",
             )
         if not query.trainable_values(model):
             raise PreconditionError(
@@ -127,11 +138,11 @@ class TrainingPass(Pass, abc.ABC):
         """Train and write the best iterate back, masks applied."""
         job = self.job(model, ctx)
         result = self._trainer(ctx).fit(job)
-        changed = _write_back(model, job, result)
+        changed = trained.write_back(model, job, result)
         held_out = dict(result.held_out)
         return PassResult(
             changed=changed,
-            skipped=tuple(_findings(job, result)),
+            skipped=tuple(trained.findings(job, result)),
             metrics={
                 "steps": job.steps,
                 "best_step": result.best_step,
@@ -139,6 +150,7 @@ class TrainingPass(Pass, abc.ABC):
                 "loss_at_best": held_out.get(result.best_step, math.nan),
             },
             series={**result.series, "held_out": [loss for _, loss in result.held_out]},
+            tables={"features": trained.feature_rows(job, result)},
         )
 
     def postcheck(self, model: ir.Model, ctx: Context, result: PassResult) -> None:
@@ -164,6 +176,7 @@ class TrainingPass(Pass, abc.ABC):
             groups=self.groups(model),
             masks=masks_of(model),
             features=self._features(model, ctx.teacher),
+            factors=self.factors(model),
             data=data,
             held_out=ctx.held_out or data,
             steps=self.steps,
@@ -177,11 +190,16 @@ class TrainingPass(Pass, abc.ABC):
             label=self.name,
             events=ctx.events,
             checkpoints=ctx.checkpoints,
-            **self._quantizer(),
+            quantizer=self._quantizer(),
         )
 
-    def _quantizer(self) -> dict[str, Quantizer]:
+    def factors(self, model: ir.Model) -> Mapping[str, float]:
+        """How much each critical layer counts, by name; 1 where it is not named."""
+        del model
         return {}
+
+    def _quantizer(self) -> Quantizer:
+        return LearnedStep()
 
     def groups(self, model: ir.Model) -> tuple[ParameterGroup, ...]:
         """Weights and biases of the student."""
@@ -254,32 +272,3 @@ def _shapes(model: ir.Model) -> dict[str, str]:
     return {
         value.name or "": str(value.shape) for node in model.graph for value in node.outputs
     }
-
-
-def _write_back(model: ir.Model, job: TrainJob, result: TrainResult) -> tuple[str, ...]:
-    changed = []
-    for name, array in result.values.items():
-        value = model.graph.initializers[name]
-        assert value.const_value is not None
-        kept = np.where(job.masks[name], array, 0) if name in job.masks else array
-        if not np.array_equal(kept, value.const_value.numpy()):
-            edit.replace_weight(value, kept)
-            changed.append(name)
-    return tuple(changed)
-
-
-def _findings(job: TrainJob, result: TrainResult) -> list[Finding]:
-    findings = [
-        Finding(rule="no-gradient", where=name, reason=reason)
-        for name, reason in result.frozen.items()
-    ]
-    if result.best_step == 0 and job.steps:
-        findings.append(
-            Finding(
-                rule="no-improvement",
-                where=job.label,
-                reason=f"{job.steps} steps did not lower the loss on held-out samples; "
-                "the starting point is kept",
-            )
-        )
-    return findings

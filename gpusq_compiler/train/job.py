@@ -56,6 +56,10 @@ class LossGraph(GraphBuilder, Protocol):
         """Name of the labels' tensor, None when there are none."""
         ...
 
+    def factor(self, name: str) -> float:
+        """The weight w_i of a critical layer among all; 1 unless the job says otherwise."""
+        ...
+
     def student(self, name: str) -> str:
         """The student's tensor of this name, in the training graph."""
         ...
@@ -140,6 +144,7 @@ class TrainJob:
         teacher: Same inputs; its outputs and features are the targets. None without one.
         terms: Terms of the loss.
         features: Tensors that the teacher and the student both have, compared by name.
+        factors: How much a feature counts among all, by name; 1 where it is not named.
         groups: What is trained; all other initializers stay.
         masks: True where a weight may be non-zero, by initializer name.
         quantizer: How Q/DQ pairs are trained.
@@ -149,6 +154,10 @@ class TrainJob:
         held_out: Samples that choose the best iterate; never trained on.
         evaluate_every: Steps between two looks at ``held_out``; also the checkpoint interval.
         seed: Order of samples.
+        averaging: Decay per step, below 1, of an average of the parameters, which is then what
+            is looked at and kept, while the parameters train on. None looks at themselves.
+        blockwise: Whether all that reads a feature which a term compares reads the teacher's,
+            so that each block between two features learns alone; see `blocks`.
         label: Name of this job in progress and checkpoints.
     """
 
@@ -162,11 +171,14 @@ class TrainJob:
     batch_size: int
     workdir: Path
     features: tuple[str, ...] = ()
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     masks: Mapping[str, npt.NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
     quantizer: Quantizer = LearnedStep()
     warmup: float = 0.05
     evaluate_every: int = 50
     seed: int = 0
+    averaging: float | None = None
+    blockwise: bool = False
     threads: int | None = None
     device: str = "cpu"
     label: str = "train"
@@ -183,6 +195,7 @@ class TrainResult:
         best_step: Steps done when they were best; 0 is the starting point.
         series: Scalars per step: ``loss``, one per term, those that terms recorded.
         held_out: (step, total loss) of every look at the held-out samples.
+        looks: The same scalars as ``series``, one per look.
         frozen: Parameters that could not be trained, with the reason.
     """
 
@@ -190,6 +203,7 @@ class TrainResult:
     best_step: int
     series: Mapping[str, Sequence[float]]
     held_out: Sequence[tuple[int, float]]
+    looks: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -207,4 +221,17 @@ class Trainer(Protocol):
 
     def seconds_per_step(self, job: TrainJob, steps: int = 5) -> float:
         """Time a few steps of the job; nothing of them stays."""
+        ...
+
+    def squared_gradients(self, job: TrainJob, batches: int) -> dict[str, Array]:
+        """How much the student's outputs depend on each parameter of the groups.
+
+        Returns:
+            float32 in each parameter's shape: the mean over batches of the squared gradient of
+            the outputs' random projection. Parameters without a gradient are absent.
+
+        Raises:
+            TrainingError: Something is not finite, or the backend failed.
+            MissingRuntime: The backend is not installed.
+        """
         ...

@@ -14,9 +14,10 @@ from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.train import progress
 from gpusq_compiler.train.machine import LOSS, Machine
-from gpusq_compiler.train.optimizer import Schedule
 from gpusq_compiler.train.prepared import Prepared, prepare
 from gpusq_compiler.train.progress import Progress
+from gpusq_compiler.train.saliency import squared_gradients
+from gpusq_compiler.train.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +63,11 @@ class OrtTrainer:
             run.step(step)
             times.append(time.perf_counter() - started)
         return statistics.median(times[1:])
+
+    def squared_gradients(self, job: TrainJob, batches: int) -> dict[str, Array]:
+        """Mean squared gradients of the outputs' random projection; nothing moves."""
+        flavour.require_training()
+        return squared_gradients(job, batches, probe=self.probe)
 
 
 class _Run:
@@ -114,14 +120,16 @@ class _Run:
     def _look(self) -> None:
         """Measure the held-out loss, keep the best iterate, write a checkpoint."""
         state = self._progress
-        looks = [
-            (self._machine.loss(feeds) * count, count)
-            for feeds, count in self._batches.held_out(state.step)
-        ]
-        loss = sum(part for part, _ in looks) / max(1, sum(count for _, count in looks))
-        if not math.isfinite(loss):
+        sums: dict[str, float] = {}
+        samples = 0
+        for feeds, count in self._batches.held_out(state.step):
+            samples += count
+            for name, value in self._machine.look(feeds).items():
+                sums[name] = sums.get(name, 0.0) + value * count
+        seen = {name: value / max(1, samples) for name, value in sums.items()}
+        if not math.isfinite(seen[LOSS]):
             raise _not_finite(f"step {state.step}, held-out samples", [])
-        if state.look(loss):
+        if state.look(seen[LOSS], seen):
             state.best, state.best_step = self._machine.values(), state.step
         progress.save(self._job, state, self._machine.state(), self._prepared.loss.terms)
 

@@ -6,6 +6,7 @@ one list of terms serves every model. Formulas: GPUSQ-ViT, CVPR 2023, arXiv 2305
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
@@ -70,7 +71,7 @@ class SoftLogits(Loss):
         )
         gap = graph.node("Sub", teacher, student)
         weighted = graph.node("Mul", graph.node("Exp", teacher), gap)
-        rows = graph.node("ReduceSum", weighted, axes_of(graph, -1), keepdims=0)
+        rows = _sum(graph, weighted, -1)
         return graph.node("Mul", mean(graph, rows), graph.constant(self.temperature**2))
 
 
@@ -94,38 +95,96 @@ class OutputError(Loss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureError(Loss):
+class FeatureLoss(Loss):
+    r"""A distance between the critical layers' features and the teacher's.
+
+    ``(1/L) sum_i w_i l_i`` over the L layers that the distance fits. Dividing by L is our
+    choice: any number of layers weighs alike. Each unweighted ``l_i`` is recorded.
+    """
+
+    series: ClassVar[str]
+    fewest_dimensions: ClassVar[int] = 0
+    weight: float = 5.0
+
+    def build(self, graph: LossGraph) -> str | None:
+        """Record and average the distance of each critical layer."""
+        fitting = [
+            name
+            for name in graph.features
+            if (graph.rank(name) or 0) >= self.fewest_dimensions
+        ]
+        terms = []
+        for name in fitting:
+            distance = self.distance(graph, name)
+            graph.record(f"{self.series}/{name}", distance)
+            share = graph.constant(graph.factor(name) / len(fitting))
+            terms.append(graph.node("Mul", distance, share))
+        return total(graph, terms)
+
+    @abc.abstractmethod
+    def distance(self, graph: LossGraph, name: str) -> str:
+        """The scalar ``l_i`` of one tensor."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureError(FeatureLoss):
     r"""Distillation of the critical layers' features (existence and weight: the paper).
 
-    ``(1/L) sum_i w_i l_i`` with ``l_i = mean((t_i - s_i)^2) / mean(t_i^2)``. Dividing by the
-    teacher's mean square and by L are our choices: layers of any size and number weigh alike.
-    Each unweighted ``l_i`` is recorded as ``feature/<tensor>``.
-
-    Attributes:
-        factors: The w_i in the order of the critical layers; none means 1 each.
+    ``l_i = mean((t_i - s_i)^2) / mean(t_i^2)``. Dividing by the teacher's mean square is our
+    choice: layers of any size weigh alike.
     """
 
     name: ClassVar[str] = "feature-error"
-    weight: float = 5.0
-    factors: tuple[float, ...] = ()
+    series: ClassVar[str] = "feature"
 
-    def build(self, graph: LossGraph) -> str | None:
-        """Record and average the relative error of each critical layer."""
-        if not graph.features:
-            return None
-        factors = self.factors or (1.0,) * len(graph.features)
-        if len(factors) != len(graph.features):
-            raise OptionError(
-                f"{len(factors)} factors for {len(graph.features)} critical layers",
-                where="feature-error.factors",
-            )
-        terms = []
-        for name, factor in zip(graph.features, factors, strict=True):
-            error = relative_error(graph, name)
-            graph.record(f"feature/{name}", error)
-            share = graph.constant(factor / len(factors))
-            terms.append(graph.node("Mul", error, share))
-        return total(graph, terms)
+    def distance(self, graph: LossGraph, name: str) -> str:
+        """Mean squared error over the teacher's mean square."""
+        return relative_error(graph, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureCosine(FeatureLoss):
+    r"""Direction of the features' channel vectors, whatever their length (our choice).
+
+    ``l_i = mean(1 - <s, t> / (|s| |t|))`` over samples and positions. The channels are the
+    last axis, or axis 1 of maps ``[batch, channels, height, width]``. Two zeros agree.
+    """
+
+    name: ClassVar[str] = "feature-cosine"
+    series: ClassVar[str] = "feature-cosine"
+
+    def distance(self, graph: LossGraph, name: str) -> str:
+        """One minus the mean cosine along the channels."""
+        axis = _channels(graph, name)
+        s, t = graph.student(name), graph.teacher(name)
+        dot, ss, tt = (
+            graph.node("Add", _sum(graph, graph.node("Mul", a, b), axis), graph.constant(TINY))
+            for a, b in ((s, t), (s, s), (t, t))
+        )
+        lengths = graph.node("Mul", graph.node("Sqrt", ss), graph.node("Sqrt", tt))
+        cosine = mean(graph, graph.node("Div", dot, lengths))
+        return graph.node("Sub", graph.constant(1.0), cosine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionTransfer(FeatureLoss):
+    r"""Where the features are large (Zagoruyko and Komodakis 2017, arXiv 1612.03928).
+
+    ``l_i = mean_b |q_s/|q_s| - q_t/|q_t||^2`` with one map per sample ``q = sum_c a_c^2`` over
+    the channels, as in `FeatureCosine`. To square the norm is our choice; so is the weight.
+    Layers without positions, ``[batch, width]``, are left out.
+    """
+
+    name: ClassVar[str] = "attention-transfer"
+    series: ClassVar[str] = "attention-transfer"
+    fewest_dimensions: ClassVar[int] = 3
+
+    def distance(self, graph: LossGraph, name: str) -> str:
+        """Squared distance of the two normalised maps."""
+        axis = _channels(graph, name)
+        maps = [_map(graph, x, axis) for x in (graph.student(name), graph.teacher(name))]
+        gap = _square(graph, graph.node("Sub", *maps))
+        return mean(graph, _sum(graph, gap, 1))
 
 
 def relative_error(graph: LossGraph, name: str) -> str:
@@ -156,6 +215,23 @@ def axes_of(graph: LossGraph, axis: int) -> str:
     import numpy as np
 
     return graph.constant(np.array([axis], dtype=np.int64))
+
+
+def _channels(graph: LossGraph, name: str) -> int:
+    """The axis of the channels; four dimensions and more are taken for maps."""
+    return 1 if (graph.rank(name) or 0) >= 4 else -1
+
+
+def _map(graph: LossGraph, x: str, channels: int) -> str:
+    """Squared channels added up: per sample a vector of length 1 over the positions."""
+    spatial = graph.node("Flatten", _sum(graph, _square(graph, x), channels), axis=1)
+    power = _sum(graph, _square(graph, spatial), 1, keepdims=1)
+    norm = graph.node("Sqrt", graph.node("Add", power, graph.constant(TINY)))
+    return graph.node("Div", spatial, norm)
+
+
+def _sum(graph: LossGraph, x: str, axis: int, keepdims: int = 0) -> str:
+    return graph.node("ReduceSum", x, axes_of(graph, axis), keepdims=keepdims)
 
 
 def _square(graph: LossGraph, x: str) -> str:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime.samples import LABELS
+from gpusq_compiler.train.blocks import read_instead
 from gpusq_compiler.train.protograph import ProtoGraph, opset_of
 from gpusq_compiler.train.quirks import drop_unused
 
@@ -55,6 +56,7 @@ class TrainingGraph(ProtoGraph):
     Args:
         copy: Extended in place.
         features: Critical layers.
+        factors: Their w_i, by name; 1 where there is none.
         with_teacher: Whether there is a teacher whose tensors can be fed.
         with_labels: Whether the samples have labels.
     """
@@ -64,6 +66,7 @@ class TrainingGraph(ProtoGraph):
         copy: TrainingCopy,
         features: Sequence[str],
         *,
+        factors: Mapping[str, float] | None = None,
         with_teacher: bool,
         with_labels: bool,
     ) -> None:
@@ -78,6 +81,7 @@ class TrainingGraph(ProtoGraph):
         }
         self._outputs = tuple(n for n in declared if f"output '{n}'" not in self.left_out)
         self._features = tuple(name for name in features if name not in copy.volatile)
+        self._factors = factors or {}
         self._with_teacher = with_teacher
         self._with_labels = with_labels
         self.series: dict[str, str] = {}
@@ -92,6 +96,10 @@ class TrainingGraph(ProtoGraph):
     def features(self) -> tuple[str, ...]:
         """Names of the critical layers' tensors."""
         return self._features
+
+    def factor(self, name: str) -> float:
+        """The weight w_i of a critical layer among all."""
+        return self._factors.get(name, 1.0)
 
     @property
     def labels(self) -> str | None:
@@ -153,15 +161,20 @@ def loss_model(
     terms: Sequence[Loss],
     features: Sequence[str],
     *,
+    factors: Mapping[str, float] | None = None,
     with_teacher: bool,
     with_labels: bool,
+    blockwise: bool = False,
 ) -> LossModel:
-    """Put the loss on a training copy, which is used up.
+    """Put the loss on a training copy, which is used up; for ``blockwise`` see `blocks`.
 
     Raises:
         TrainingError: No term applies.
     """
-    graph = TrainingGraph(copy, features, with_teacher=with_teacher, with_labels=with_labels)
+    graph = TrainingGraph(
+        copy, features, factors=factors, with_teacher=with_teacher, with_labels=with_labels
+    )
+    own = list(graph.graph.node)
     kept: list[Loss] = []
     weighted: list[str] = []
     for term in terms:
@@ -177,6 +190,8 @@ def loss_model(
             where="losses",
             remedy="Give a teacher or labels, or choose losses that fit the outputs",
         )
+    if blockwise:
+        read_instead(own, {name: graph.fed[name] for name in graph.features if name in graph.fed})
     loss = _sum(graph, weighted)
     series = _distinct(graph)
     _only_outputs(copy.model, [loss, *series.values()])

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.errors import TrainingError, first_line
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import providers, session_options
-from gpusq_compiler.train.optimizer import STEP, names, optimizer_graph
+from gpusq_compiler.train.optimizer import average_name, names, optimizer_graph
+from gpusq_compiler.train.schedule import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gpusq_compiler.runtime.samples import Array, Feeds
     from gpusq_compiler.train.job import TrainJob
-    from gpusq_compiler.train.optimizer import Schedule
     from gpusq_compiler.train.prepared import Prepared
+    from gpusq_compiler.train.schedule import Schedule
 
 LOSS = "loss"
 
@@ -31,67 +32,86 @@ class Machine:
 
     Args:
         job: Gives threads and device.
-        prepared: Graphs and sessions; without parameters only `loss` works.
-        schedule: Of the learning rate.
+        prepared: Graphs and sessions; without parameters only `look` works.
+        schedule: Of the learning rate; None leaves `update` out and its memory with it.
         clip_norm: Bound of the gradients' common norm; None does not clip.
     """
 
     def __init__(
-        self, job: TrainJob, prepared: Prepared, schedule: Schedule, clip_norm: float | None
+        self,
+        job: TrainJob,
+        prepared: Prepared,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = None,
     ) -> None:
         self._place = "cuda" if "CUDA" in providers(job.device)[0] else "cpu"
         self._series = {LOSS: prepared.loss.loss, **prepared.loss.series}
-        self._values = {
-            name: self._kept(parameter.value)
-            for name, parameter in prepared.parameters.items()
-        }
+        self._values = self._started(prepared)
+        self._averages = {} if job.averaging is None else self._started(prepared)
         self._gradients = {name: self._zeros(name) for name in self._values}
-        self._moments = [{name: self._zeros(name) for name in self._values} for _ in range(2)]
+        moved = {} if schedule is None else self._values
+        self._moments = [{name: self._zeros(name) for name in moved} for _ in range(2)]
         self._scalars = {
             series: _ort_value(np.zeros((), np.float32), "cpu") for series in self._series
         }
         self._forward = _Bound(prepared.forward)
-        self._forward.inputs(self._values)
-        self._forward.outputs({self._series[LOSS]: self._scalars[LOSS]})
+        self._forward.inputs(self._averages or self._values)
+        self._forward.outputs({self._series[s]: value for s, value in self._scalars.items()})
         if self._values:
             self._backward = self._bound_backward(prepared)
+        if self._values and schedule is not None:
             self._optimizer = self._bound_optimizer(job, prepared, schedule, clip_norm)
 
     def gradient(self, feeds: Feeds) -> dict[str, float]:
         """Forward and backward on one batch; the value of every series."""
         self._backward.run(feeds)
-        return {series: float(value.numpy()) for series, value in self._scalars.items()}
+        return self._read()
+
+    def gradients(self) -> dict[str, Array]:
+        """The gradients of the last batch; the next one overwrites them."""
+        return {name: value.numpy() for name, value in self._gradients.items()}
 
     def update(self, step: int) -> None:
         """Move the parameters along the gradients of the last batch."""
         self._optimizer.run({STEP: np.array(step, dtype=np.int64)})
 
-    def loss(self, feeds: Feeds) -> float:
-        """The total loss of one batch, nothing moves."""
+    def look(self, feeds: Feeds) -> dict[str, float]:
+        """Every series on one batch with `values`; nothing moves."""
         self._forward.run(feeds)
-        return float(self._scalars[LOSS].numpy())
+        return self._read()
+
+    def _read(self) -> dict[str, float]:
+        return {series: float(value.numpy()) for series, value in self._scalars.items()}
 
     def values(self) -> dict[str, Array]:
-        """A copy of the parameters."""
-        return {name: value.numpy().copy() for name, value in self._values.items()}
+        """A copy of the parameters, or of their averages where the job wants these."""
+        kept = self._averages or self._values
+        return {name: value.numpy().copy() for name, value in kept.items()}
 
     def state(self) -> dict[str, Array]:
-        """Parameters and moments, named for a checkpoint."""
-        parts = zip(("value", "first", "second"), self._parts(), strict=True)
-        return {
-            f"{part}/{name}": value.numpy()
-            for part, values in parts
-            for name, value in values.items()
-        }
+        """Parameters, moments and averages, named for a checkpoint."""
+        return {name: value.numpy() for name, value in self._parts().items()}
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Take back what ``state`` gave."""
-        for part, values in zip(("value", "first", "second"), self._parts(), strict=True):
-            for name, value in values.items():
-                value.update_inplace(np.ascontiguousarray(state[f"{part}/{name}"]))
+        for name, value in self._parts().items():
+            value.update_inplace(np.ascontiguousarray(state[name]))
 
-    def _parts(self) -> tuple[dict[str, Any], ...]:
-        return self._values, self._moments[0], self._moments[1]
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "value": self._values,
+            "first": self._moments[0],
+            "second": self._moments[1],
+            "average": self._averages,
+        }
+        return {
+            f"{part}/{name}": value
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
+
+    def _started(self, prepared: Prepared) -> dict[str, Any]:
+        return {name: self._kept(p.value) for name, p in prepared.parameters.items()}
 
     def _bound_backward(self, prepared: Prepared) -> _Bound:
         bound = _Bound(prepared.backward)
@@ -105,7 +125,12 @@ class Machine:
     ) -> _Bound:
         import onnxruntime
 
-        model = optimizer_graph(list(prepared.parameters.values()), schedule, clip_norm=clip)
+        model = optimizer_graph(
+            list(prepared.parameters.values()),
+            schedule,
+            clip_norm=clip,
+            averaging=job.averaging,
+        )
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
             session_options(threads=job.threads),
@@ -118,6 +143,8 @@ class Machine:
             kept = dict(
                 zip((value, first, second), (self._values[name], *moments), strict=True)
             )
+            if self._averages:
+                kept[average_name(index)] = self._averages[name]
             bound.inputs({**kept, gradient: self._gradients[name]})
             bound.outputs({f"{key}.new": tensor for key, tensor in kept.items()})
         return bound
@@ -161,9 +188,8 @@ class _Bound:
         try:
             self._session.run_with_iobinding(self._binding)
         except flavour.refusals() as error:
-            line = str(error).strip().splitlines()[0][:300]
             raise TrainingError(
-                f"ONNX Runtime fails in a training step: {line}",
+                f"ONNX Runtime fails in a training step: {first_line(error)}",
                 remedy="Check that all samples have the shapes that the model wants",
             ) from error
 

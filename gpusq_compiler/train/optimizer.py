@@ -7,6 +7,10 @@ usually multiplied into each of them goes into two scalars per step:
     c1 = (1 - b1) / (1 - b1^t),   c2 = sqrt((1 - b2) / (1 - b2^t)),   t = step + 1
 
 with rate r and decay d: exactly AdamW (Loshchilov and Hutter, 2019) in two passes fewer.
+An average of the values, if wanted, starts at their start and forgets it by and by:
+
+    a' = a + (1 - d) (p' - a),   d = min(decay, (1 + step) / (10 + step))
+
 Every output reads its own old value only at the same element, so the runtime may write it in
 place of the input.
 """
@@ -14,7 +18,6 @@ place of the input.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,22 +25,19 @@ import onnx
 from onnx import TensorProto, helper
 
 from gpusq_compiler.train.protograph import ProtoGraph
+from gpusq_compiler.train.schedule import BETAS, STEP, Scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
     from gpusq_compiler.runtime.samples import Array
+    from gpusq_compiler.train.schedule import Schedule
 
 OPSET = 17
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
 FLOOR = 0.01
 """A relative parameter keeps at least this part of its starting magnitude."""
-FEWEST_WARM = 10
-"""Steps of a warm-up at least, even where training ends before it does."""
-STEP = "step"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,19 +58,6 @@ class Parameter:
     mask: npt.NDArray[np.bool_] | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Linear warm-up over a fraction of the steps, then half a cosine down to zero."""
-
-    steps: int
-    warmup: float = 0.05
-
-    @property
-    def warm(self) -> int:
-        """Steps of the warm-up; AdamW's first steps are all as long as the rate."""
-        return max(round(self.warmup * self.steps), FEWEST_WARM) if self.warmup > 0 else 0
-
-
 def names(index: int) -> tuple[str, str, str, str]:
     """Inputs of parameter ``index``: value, gradient, first and second moment.
 
@@ -79,10 +66,26 @@ def names(index: int) -> tuple[str, str, str, str]:
     return f"value.{index}", f"gradient.{index}", f"first.{index}", f"second.{index}"
 
 
+def average_name(index: int) -> str:
+    """Input of the average of parameter ``index``; its output has ``.new`` appended too."""
+    return f"average.{index}"
+
+
 def optimizer_graph(
-    parameters: Sequence[Parameter], schedule: Schedule, *, clip_norm: float | None = None
+    parameters: Sequence[Parameter],
+    schedule: Schedule,
+    *,
+    clip_norm: float | None = None,
+    averaging: float | None = None,
 ) -> onnx.ModelProto:
-    """One update of all parameters, from ``step`` (int64, from 0) and `names`."""
+    """One update of all parameters, from ``step`` (int64, from 0) and `names`.
+
+    Args:
+        parameters: In the order of their numbers.
+        schedule: Of the learning rate.
+        clip_norm: Bound of the gradients' common norm; None does not clip.
+        averaging: Decay of the average of the values; None keeps none.
+    """
     model = helper.make_model(
         helper.make_graph([], "adamw", [], []),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -91,84 +94,29 @@ def optimizer_graph(
     graph = ProtoGraph(model.graph, OPSET)
     model.graph.input.append(helper.make_tensor_value_info(STEP, TensorProto.INT64, []))
     for index, parameter in enumerate(parameters):
-        _declare(model.graph, index, parameter)
-    scalars = _Scalars(graph, schedule)
+        value, gradient, first, second = names(index)
+        _declare(
+            model.graph, parameter, (value, gradient, first, second), (value, first, second)
+        )
+    scalars = Scalars(graph, schedule)
     gradients = _gradients(graph, parameters, clip_norm)
     for index, parameter in enumerate(parameters):
         _update(graph, scalars, index, parameter, gradients[index])
+    if averaging is not None:
+        newness = scalars.newness(averaging)
+        for index, parameter in enumerate(parameters):
+            _average(graph, newness, index, parameter)
     return model
 
 
-class _Scalars:
-    """Rates and corrections of the current step, computed once per distinct group."""
-
-    def __init__(self, graph: ProtoGraph, schedule: Schedule) -> None:
-        self._graph = graph
-        self._step = graph.node("Cast", STEP, to=TensorProto.DOUBLE)
-        self._done = graph.node("Add", self._step, self._double(1.0))
-        self._factor = self._schedule(schedule)
-        c1 = self._correction(BETAS[0])
-        c2 = graph.node("Sqrt", self._correction(BETAS[1]))
-        self._scale = graph.node("Div", c1, c2)
-        self.epsilon = self._float(graph.node("Div", self._double(EPSILON), c2))
-        self._groups: dict[tuple[float, float, int], tuple[str, str | None]] = {}
-
-    def group(self, parameter: Parameter) -> tuple[str, str | None]:
-        """(rate times correction, remaining fraction after decay or None)."""
-        key = (parameter.learning_rate, parameter.weight_decay, parameter.start)
-        if key not in self._groups:
-            self._groups[key] = self._rates(*key)
-        return self._groups[key]
-
-    def _rates(self, peak: float, decay: float, start: int) -> tuple[str, str | None]:
-        rate = self._graph.node("Mul", self._factor, self._double(peak))
-        if start > 0:
-            waiting = self._graph.node("Less", self._step, self._double(float(start)))
-            rate = self._graph.node("Where", waiting, self._double(0.0), rate)
-        move = self._float(self._graph.node("Mul", rate, self._scale))
-        if decay == 0:
-            return move, None
-        lost = self._graph.node("Mul", rate, self._double(decay))
-        return move, self._float(self._graph.node("Sub", self._double(1.0), lost))
-
-    def _schedule(self, schedule: Schedule) -> str:
-        """``min(1, t / warm) * (1 + cos(pi * progress)) / 2``."""
-        graph, warm = self._graph, schedule.warm
-        past = graph.node("Sub", self._step, self._double(float(warm)))
-        past = graph.node("Max", past, self._double(0.0))
-        span = max(1, schedule.steps - warm)
-        angle = self._float(graph.node("Mul", past, self._double(math.pi / span)))
-        wave = graph.node("Add", graph.node("Cos", angle), graph.constant(1.0))
-        half = graph.node("Mul", wave, graph.constant(0.5))
-        factor = graph.node("Cast", half, to=TensorProto.DOUBLE)
-        if warm == 0:
-            return factor
-        ramp = graph.node("Div", self._done, self._double(float(warm)))
-        return graph.node("Mul", factor, graph.node("Min", ramp, self._double(1.0)))
-
-    def _correction(self, beta: float) -> str:
-        """``(1 - beta) / (1 - beta^t)``."""
-        power = self._graph.node("Pow", self._double(beta), self._done)
-        missing = self._graph.node("Sub", self._double(1.0), power)
-        return self._graph.node("Div", self._double(1.0 - beta), missing)
-
-    def _double(self, value: float) -> str:
-        return self._graph.constant(np.array(value, dtype=np.float64))
-
-    def _float(self, scalar: str) -> str:
-        return self._graph.node("Cast", scalar, to=TensorProto.FLOAT)
-
-
-def _declare(graph: onnx.GraphProto, index: int, parameter: Parameter) -> None:
-    value, gradient, first, second = names(index)
-    shape = list(parameter.value.shape)
-    graph.input.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name in (value, gradient, first, second)
-    )
+def _declare(
+    graph: onnx.GraphProto, parameter: Parameter, inputs: Iterable[str], outputs: Iterable[str]
+) -> None:
+    """Add inputs, and outputs called the same with ``.new`` appended, of its shape."""
+    shape, kind = list(parameter.value.shape), TensorProto.FLOAT
+    graph.input.extend(helper.make_tensor_value_info(name, kind, shape) for name in inputs)
     graph.output.extend(
-        helper.make_tensor_value_info(f"{name}.new", TensorProto.FLOAT, shape)
-        for name in (value, first, second)
+        helper.make_tensor_value_info(f"{name}.new", kind, shape) for name in outputs
     )
 
 
@@ -191,7 +139,7 @@ def _gradients(
 
 
 def _update(
-    graph: ProtoGraph, scalars: _Scalars, index: int, parameter: Parameter, gradient: str
+    graph: ProtoGraph, scalars: Scalars, index: int, parameter: Parameter, gradient: str
 ) -> None:
     value, _, first, second = names(index)
     b1, b2 = (graph.constant(beta) for beta in BETAS)
@@ -213,6 +161,14 @@ def _update(
         moved = _masked(graph, moved, parameter.mask)
     for result, name in ((moved, value), (mean, first), (spread, second)):
         _rename_output(graph.graph, result, f"{name}.new")
+
+
+def _average(graph: ProtoGraph, newness: str, index: int, parameter: Parameter) -> None:
+    value, old = names(index)[0], average_name(index)
+    gap = graph.node("Sub", f"{value}.new", old)
+    new = graph.node("Add", old, graph.node("Mul", gap, newness))
+    _rename_output(graph.graph, new, f"{old}.new")
+    _declare(graph.graph, parameter, [old], [old])
 
 
 def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -61,8 +61,10 @@ def prepare(job: TrainJob, *, probe: bool = True) -> Prepared:
         copy,
         job.terms,
         job.features,
+        factors=job.factors,
         with_teacher=job.teacher is not None,
         with_labels=_has_class_ids(job.data),
+        blockwise=job.blockwise,
     )
     batches = Batches(job, loss)
     values = {name: parameter.value for name, parameter in parameters.items()}

@@ -27,6 +27,7 @@ class Progress:
         best: Parameters with the lowest held-out loss.
         best_step: Steps done when they were found.
         held_out: (step, loss) of every look.
+        looks: Every series at every look.
         series: Scalars of every step.
         frozen: Parameters that are not trained, with the reason.
     """
@@ -35,6 +36,7 @@ class Progress:
     best: dict[str, Array] = dataclasses.field(default_factory=dict)
     best_step: int = 0
     held_out: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    looks: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     series: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     frozen: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -43,8 +45,10 @@ class Progress:
         for name, value in scalars.items():
             self.series.setdefault(name, []).append(value)
 
-    def look(self, loss: float) -> bool:
-        """Note a held-out loss; say whether it is the lowest so far."""
+    def look(self, loss: float, seen: Mapping[str, float]) -> bool:
+        """Note a held-out loss and all series; say whether it is the lowest so far."""
+        for name, value in seen.items():
+            self.looks.setdefault(name, []).append(value)
         better = all(loss < earlier for _, earlier in self.held_out)
         self.held_out.append((self.step, loss))
         return better
@@ -57,6 +61,7 @@ class Progress:
             best_step=self.best_step,
             series=self.series,
             held_out=self.held_out,
+            looks=self.looks,
             frozen=self.frozen,
         )
 
@@ -70,6 +75,7 @@ def save(
     arrays = dict(machine)
     arrays.update({f"best/{name}": value for name, value in progress.best.items()})
     arrays.update({f"series/{n}": np.array(v, np.float64) for n, v in progress.series.items()})
+    arrays.update({f"look/{n}": np.array(v, np.float64) for n, v in progress.looks.items()})
     arrays["held_out"] = np.array(progress.held_out, dtype=np.float64).reshape(-1, 2)
     for index, term in enumerate(terms):
         arrays.update({f"term{index}/{key}": value for key, value in term.state().items()})
@@ -95,7 +101,8 @@ def load(job: TrainJob) -> tuple[Progress, dict[str, Array]] | None:
         best=_under(arrays, "best/"),
         best_step=int(str(state["best_step"])),
         held_out=[(int(step), float(loss)) for step, loss in arrays["held_out"]],
-        series={name: list(map(float, v)) for name, v in _under(arrays, "series/").items()},
+        looks=_lists(arrays, "look/"),
+        series=_lists(arrays, "series/"),
         frozen=frozen,
     )
     return progress, arrays
@@ -110,11 +117,16 @@ def restore_terms(terms: Sequence[Loss], arrays: Mapping[str, Array]) -> None:
 def fingerprint(job: TrainJob) -> str:
     """What a checkpoint must share with a job to be its own."""
     plan = [
-        (job.steps, job.batch_size, job.seed, job.warmup, job.evaluate_every),
-        (job.data.count, job.held_out.count, job.features, sorted(job.masks)),
+        (job.steps, job.batch_size, job.seed, job.warmup, job.evaluate_every, job.averaging),
+        (job.data.count, job.held_out.count, job.features, sorted(job.factors.items())),
+        (sorted(job.masks), job.blockwise),
         (repr(job.groups), repr(job.terms), repr(job.quantizer)),
     ]
     return hashlib.sha256(repr(plan).encode()).hexdigest()
+
+
+def _lists(arrays: Mapping[str, Array], prefix: str) -> dict[str, list[float]]:
+    return {name: list(map(float, v)) for name, v in _under(arrays, prefix).items()}
 
 
 def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:

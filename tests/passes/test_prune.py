@@ -14,6 +14,7 @@ from gpusq_compiler.passes.base import Context, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
+from gpusq_compiler.sparsity.scores import Magnitude
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ContextFor = Callable[..., Context]
 
 
 def pruned(model: ir.Model, context_for: ContextFor, step: Prune | None = None) -> PassResult:
-    steps = (Canonicalize(), step or Prune())
+    steps = (Canonicalize(), step or Prune(score=Magnitude()))
     return Pipeline(passes=steps).run(model, context_for(model))[-1].result
 
 
@@ -95,7 +96,7 @@ def test_ties_keep_the_lowest_index(context_for: ContextFor) -> None:
 def test_other_patterns(pattern: str, n: int, m: int, context_for: ContextFor) -> None:
     model = tiny.mlp()
     expected = oracle(tiny.weight(model, "w1"), 0, n, m)
-    pruned(model, context_for, Prune(pattern=pattern))
+    pruned(model, context_for, Prune(pattern=pattern, score=Magnitude()))
     assert np.array_equal(tiny.weight(model, "w1"), expected)
     assert claim(model, "w1") == f"{pattern} axis=0"
 
@@ -234,7 +235,7 @@ def test_an_excluded_layer_keeps_the_dense_weight_that_it_shares(
 ) -> None:
     model = tiny.shared_weight()
     dense = tiny.weight(model, "w")
-    result = pruned(model, context_for, Prune(exclude=("MatMul.a",)))
+    result = pruned(model, context_for, Prune(exclude=("MatMul.a",), score=Magnitude()))
     assert reasons(result) == {"MatMul.a": "user", "MatMul.y": "copied-weight"}
     assert np.array_equal(tiny.weight(model, "w"), dense)
     assert np.array_equal(tiny.weight(model, "w.own"), oracle(dense, 0))

@@ -21,6 +21,7 @@ from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
+from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.passes.quantize import Quantize
 from tests import tiny
 from tests.train.nets import ArraySamples
@@ -171,7 +172,7 @@ def test_every_layout_obeys_the_rule_in_float_and_in_codes(
     kept = dense * loop_mask(dense, axis)
 
     ctx = Context(workdir=workdir, data=inputs(canonical))
-    Pipeline(passes=(Prune(),)).run(canonical, ctx)
+    Pipeline(passes=(Prune(score=Magnitude()),)).run(canonical, ctx)
     sparse = weight_of(canonical).value.const_value
     assert sparse is not None
     assert np.array_equal(sparse.numpy(), kept)
@@ -193,7 +194,7 @@ def inputs(model: ir.Model) -> ArraySamples:
 def test_k_of_ten_is_left_alone_and_named() -> None:
     model, _ = layout("matmul-right", 10, 3)
     dense = tiny.weight(model, "w")
-    pruned = Prune()(Canonicalize()(model))
+    pruned = Prune(score=Magnitude())(Canonicalize()(model))
     assert np.array_equal(tiny.weight(pruned, "w"), dense)
 
 

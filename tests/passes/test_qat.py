@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from gpusq_compiler.calibration.batches import MIN_TRAINING_SAMPLES
 from gpusq_compiler.errors import (
     OptionError,
     PostconditionError,
@@ -22,7 +23,7 @@ from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
-from gpusq_compiler.passes.training import FEWEST_SAMPLES, MIXED
+from gpusq_compiler.passes.training import MIXED
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
 from gpusq_compiler.train.fixed import FixedTrainer
@@ -252,7 +253,7 @@ def test_without_data_it_says_how_to_give_some(context_for: ContextFor) -> None:
 
 
 def test_too_few_samples_are_refused(context_for: ContextFor) -> None:
-    data = tiny.samples(tiny.mlp(), FEWEST_SAMPLES - 2)
+    data = tiny.samples(tiny.mlp(), MIN_TRAINING_SAMPLES - 2)
     one = tiny.samples(tiny.mlp(), 1)
     with pytest.raises(PreconditionError, match=r"samples are too few .* at least 10"):
         trained(context_for, Qat(steps=1), data=data, held_out=one)

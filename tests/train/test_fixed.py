@@ -30,3 +30,11 @@ def test_it_adds_delta_under_the_mask(tmp_path: Path) -> None:
     assert result.values["head_b"] == pytest.approx(0.5)
     assert result.best_step == job.steps
     assert result.series["feature/b0_out"] == (1.0,) * job.steps
+
+
+def test_its_squared_gradients_count_up(tmp_path: Path) -> None:
+    job = nets.job(nets.transformer(), tmp_path)
+    found = FixedTrainer().squared_gradients(job, 3)
+    assert set(found) == set(job.groups[0].names)
+    assert found["head"].dtype == np.float32
+    assert found["head"].tolist()[:2] == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]

@@ -16,11 +16,18 @@ from gpusq_compiler.train import probe
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
 from gpusq_compiler.train.job import Loss, LossGraph, ParameterGroup, TrainJob, TrainResult
 from gpusq_compiler.train.loop import OrtTrainer
-from gpusq_compiler.train.losses import FeatureError, HardLabel, OutputError, SoftLogits
+from gpusq_compiler.train.losses import (
+    AttentionTransfer,
+    FeatureCosine,
+    FeatureError,
+    HardLabel,
+    OutputError,
+    SoftLogits,
+)
 from tests.train import nets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from gpusq_compiler.runtime.samples import Array, Feeds
@@ -161,6 +168,53 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, at: int) -> None
     assert term.seen == remembered
 
 
+def test_a_killed_average_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    build = functools.partial(distillation, tmp_path, averaging=0.8)
+    whole = bytes_of(TRAINER.fit(build()))
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(Killed):
+        TRAINER.fit(build(events=Killer(8), checkpoints=FolderCheckpoints(folder)))
+    kept = FolderCheckpoints(folder, resume=True)
+    assert bytes_of(TRAINER.fit(build(checkpoints=kept))) == whole
+
+
+def test_the_average_is_looked_at_and_kept(tmp_path: Path) -> None:
+    groups = (ParameterGroup(names=("head",), learning_rate=0.1),)
+    job = distillation(tmp_path, groups=groups, masks={}, evaluate_every=1)
+    plain = TRAINER.fit(job)
+    averaged = TRAINER.fit(dataclasses.replace(job, averaging=0.9))
+    assert averaged.series == plain.series  # the parameters train on as before
+    assert averaged.held_out[0] == plain.held_out[0]
+    assert averaged.held_out[1:] != plain.held_out[1:]
+    assert averaged.best_step > 0
+    again = TRAINER.fit(replaced(job, averaged.values)).held_out[0][1]
+    assert again == min(loss for _, loss in averaged.held_out)
+
+
+def replaced(job: TrainJob, values: Mapping[str, Array]) -> TrainJob:
+    """The job without steps, with a student that starts at these values."""
+    student = ir.from_proto(ir.to_proto(job.student))
+    for name, value in values.items():
+        student.graph.initializers[name].const_value = ir.tensor(value, name=name)
+    return dataclasses.replace(job, student=student, steps=0)
+
+
+def test_averaged_weights_keep_the_pattern(tmp_path: Path) -> None:
+    job = distillation(tmp_path, averaging=0.9)
+    result = TRAINER.fit(job)
+    assert result.best_step > 0
+    for name, mask in job.masks.items():
+        assert np.all(result.values[name][~mask] == 0)
+
+
+def test_a_checkpoint_without_averages_is_not_taken(tmp_path: Path) -> None:
+    store = FolderCheckpoints(tmp_path / "checkpoints", resume=True)
+    TRAINER.fit(distillation(tmp_path, checkpoints=store))
+    averaged = distillation(tmp_path, checkpoints=store, averaging=0.9)
+    expected = TRAINER.fit(dataclasses.replace(averaged, checkpoints=None))
+    assert bytes_of(TRAINER.fit(averaged)) == bytes_of(expected)
+
+
 def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     job = distillation(tmp_path, checkpoints=FolderCheckpoints(folder))
@@ -204,6 +258,26 @@ def test_held_out_samples_that_are_not_finite_are_an_error(tmp_path: Path) -> No
     job = dataclasses.replace(job, held_out=nets.ArraySamples(broken))
     with pytest.raises(TrainingError, match="step 0, held-out samples"):
         TRAINER.fit(job)
+
+
+@pytest.mark.parametrize("term", [FeatureCosine(), AttentionTransfer()])
+@pytest.mark.parametrize(("build", "layer"), [
+    (nets.transformer, "b0_out"), (nets.convnet, "residual"),
+])  # fmt: skip
+def test_a_feature_loss_teaches_alone(
+    tmp_path: Path, term: Loss, build: Callable[..., ir.Model], layer: str
+) -> None:
+    student = build(seed=1)
+    names = [n for n in nets.float_names(student) if not n.endswith(("_m", "_v"))]
+    groups = (ParameterGroup(names=tuple(names), learning_rate=3e-3),)
+    job = nets.job(
+        student, tmp_path, teacher=build(), terms=(term,), features=(layer,),
+        groups=groups, steps=60, evaluate_every=60,
+    )  # fmt: skip
+    result = TRAINER.fit(job)
+    assert set(result.frozen.values()) == {"no-gradient: it is on no path to the loss"}
+    assert set(result.frozen) == {"head", "head_b"}
+    assert result.held_out[-1][1] < 0.5 * result.held_out[0][1]
 
 
 BLOCKED = """

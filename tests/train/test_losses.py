@@ -11,7 +11,15 @@ import pytest
 
 from gpusq_compiler.errors import OptionError, TrainingError
 from gpusq_compiler.train.job import Loss, LossGraph
-from gpusq_compiler.train.losses import FeatureError, HardLabel, OutputError, SoftLogits
+from gpusq_compiler.train.losses import (
+    AttentionTransfer,
+    FeatureCosine,
+    FeatureError,
+    FeatureLoss,
+    HardLabel,
+    OutputError,
+    SoftLogits,
+)
 from gpusq_compiler.train.lossgraph import loss_model
 from gpusq_compiler.train.quantizers import LearnedStep
 from gpusq_compiler.train.trainable import training_copy
@@ -43,6 +51,7 @@ STUDENT = {"logits": X * X, "middle": np.sin(X), "image": np.sin(X)[:, :, None]}
 def evaluated(
     *terms: Loss,
     features: tuple[str, ...] = (),
+    factors: Mapping[str, float] | None = None,
     with_teacher: bool = True,
     with_labels: bool = True,
     text: str = TEXT,
@@ -50,7 +59,12 @@ def evaluated(
     """The total as ``loss`` and every series."""
     copy = training_copy(ir.from_onnx_text(text), LearnedStep())
     loss = loss_model(
-        copy, terms, features, with_teacher=with_teacher, with_labels=with_labels
+        copy,
+        terms,
+        features,
+        factors=factors,
+        with_teacher=with_teacher,
+        with_labels=with_labels,
     )
     feeds: dict[str, Array] = {"x": X, "labels": LABELS}
     feeds.update({f"teacher.{name}": value for name, value in TEACHER.items()})
@@ -104,15 +118,11 @@ def test_feature_error_records_every_layer() -> None:
 
 
 def test_feature_error_weighs_layers_and_records_them_unweighted() -> None:
-    found = evaluated(FeatureError(factors=(0.5, 1.5)), features=("middle", "image"))
+    factors = {"image": 1.5, "middle": 0.5}
+    found = evaluated(FeatureError(), features=("middle", "image"), factors=factors)
     expected = (0.5 * relative("middle") + 1.5 * relative("image")) / 2
     assert found["feature-error"] == pytest.approx(expected, rel=1e-5)
     assert found["feature/middle"] == pytest.approx(relative("middle"), rel=1e-5)
-
-
-def test_factors_must_fit_the_layers() -> None:
-    with pytest.raises(OptionError, match="1 factors for 2 critical layers"):
-        evaluated(FeatureError(factors=(1.0,)), features=("middle", "image"))
 
 
 def test_the_total_is_the_weighted_sum() -> None:
@@ -159,6 +169,106 @@ def test_soft_logits_is_zero_for_equal_logits() -> None:
     copy = training_copy(ir.from_onnx_text(text), LearnedStep())
     loss = loss_model(copy, [SoftLogits()], (), with_teacher=True, with_labels=False)
     feeds = {"x": X, "teacher_copy": X, "teacher.logits": X}
+    assert nets.run(loss.model, feeds)[loss.loss] == pytest.approx(0, abs=1e-6)
+
+
+MAPS = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4] x) => (float[N,4] logits)
+<int64[4] map = {0, 2, 1, 2}, int64[3] row = {0, 2, 2}> {
+    logits = Mul(x, x)
+    plane = Reshape(logits, map)
+    tokens = Reshape(logits, row)
+    flat = Sin(logits)
+}"""
+FORMS: dict[str, tuple[int, ...]] = {
+    "plane": (6, 2, 1, 2),
+    "tokens": (6, 2, 2),
+    "flat": (6, 4),
+}
+MAP_TEACHER: dict[str, Array] = {
+    name: RNG.normal(size=form).astype(np.float32) for name, form in FORMS.items()
+}
+
+
+def compared(
+    term: FeatureLoss, *features: str, factors: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    copy = training_copy(ir.from_onnx_text(MAPS), LearnedStep())
+    loss = loss_model(
+        copy, (term,), features, factors=factors, with_teacher=True, with_labels=False
+    )
+    feeds: dict[str, Array] = {"x": X}
+    feeds.update({f"teacher.{name}": value for name, value in MAP_TEACHER.items()})
+    found = nets.run(loss.model, feeds)
+    return {name: float(found[tensor]) for name, tensor in loss.series.items()}
+
+
+def features_of(name: str) -> tuple[Array, Array]:
+    """Student and teacher, channels last."""
+    squares = X * X
+    student = np.sin(squares) if name == "flat" else squares.reshape(FORMS[name])
+    pair = (student.astype(np.float64), MAP_TEACHER[name].astype(np.float64))
+    if name != "plane":
+        return pair
+    return np.moveaxis(pair[0], 1, -1), np.moveaxis(pair[1], 1, -1)
+
+
+def cosine_distance(name: str) -> float:
+    student, teacher = (a.reshape(-1, a.shape[-1]) for a in features_of(name))
+    rows = [
+        1 - s @ t / (np.sqrt(s @ s) * np.sqrt(t @ t))
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return float(np.mean(rows))
+
+
+def attention_distance(name: str) -> float:
+    gaps = []
+    for s, t in zip(*features_of(name), strict=True):
+        maps = [np.mean(a.reshape(-1, a.shape[-1]) ** 2, axis=1) for a in (s, t)]
+        first, second = (m / np.sqrt(m @ m) for m in maps)
+        gaps.append(np.sum((first - second) ** 2))
+    return float(np.mean(gaps))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_feature_cosine_compares_channel_vectors(name: str) -> None:
+    found = compared(FeatureCosine(), name)
+    assert found[f"feature-cosine/{name}"] == pytest.approx(cosine_distance(name), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plane", "tokens"])
+def test_attention_transfer_compares_maps(name: str) -> None:
+    found = compared(AttentionTransfer(), name)
+    expected = attention_distance(name)
+    assert found[f"attention-transfer/{name}"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_attention_transfer_leaves_out_layers_without_positions() -> None:
+    factors = {"flat": 7.0, "tokens": 3.0}
+    found = compared(AttentionTransfer(), "plane", "flat", "tokens", factors=factors)
+    expected = (attention_distance("plane") + 3 * attention_distance("tokens")) / 2
+    assert found["attention-transfer"] == pytest.approx(expected, rel=1e-5)
+    assert "attention-transfer/flat" not in found
+    with pytest.raises(TrainingError, match="none of the losses"):
+        compared(AttentionTransfer(), "flat")
+
+
+def test_feature_cosine_weighs_layers() -> None:
+    factors = {"tokens": 0.5, "flat": 2.0}
+    found = compared(FeatureCosine(), "tokens", "flat", factors=factors)
+    expected = (0.5 * cosine_distance("tokens") + 2 * cosine_distance("flat")) / 2
+    assert found["feature-cosine"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("term", [FeatureCosine(), AttentionTransfer()])
+def test_equal_features_are_no_distance_even_where_they_are_zero(term: FeatureLoss) -> None:
+    copy = training_copy(ir.from_onnx_text(MAPS), LearnedStep())
+    loss = loss_model(copy, (term,), ("tokens",), with_teacher=True, with_labels=False)
+    x = X.copy()
+    x[0] = x[1, :2] = 0
+    feeds: dict[str, Array] = {"x": x, "teacher.tokens": (x * x).reshape(FORMS["tokens"])}
     assert nets.run(loss.model, feeds)[loss.loss] == pytest.approx(0, abs=1e-6)
 
 

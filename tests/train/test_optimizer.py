@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from gpusq_compiler.train.optimizer import FLOOR, Parameter, Schedule, names, optimizer_graph
+from gpusq_compiler.train.optimizer import (
+    FLOOR,
+    Parameter,
+    average_name,
+    names,
+    optimizer_graph,
+)
+from gpusq_compiler.train.schedule import Schedule
 from tests.train import nets
 
 if TYPE_CHECKING:
@@ -166,3 +173,41 @@ def test_groups_have_their_own_rates() -> None:
     found = trained(parameters, gradients, schedule)[-1]
     assert found[0] == pytest.approx(expected[0], rel=1e-4, abs=1e-5)
     assert found[1] == pytest.approx(expected[1], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.99])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_average_follows_its_recursion(name: str, decay: float) -> None:
+    parameters, gradients = case(2, **OPTIONS[name])
+    schedule = Schedule(steps=STEPS)
+    model = optimizer_graph(parameters, schedule, averaging=decay)
+    state: dict[str, Array] = {}
+    for index, p in enumerate(parameters):
+        own, _, first, second = names(index)
+        state.update({own: p.value, first: 0 * p.value, second: 0 * p.value})
+        state[average_name(index)] = p.value
+    expected = [p.value.astype(np.float64) for p in parameters]
+    plain = trained(parameters, gradients, schedule)
+    for step, found in enumerate(gradients):
+        fed = {names(index)[1]: gradient for index, gradient in enumerate(found)}
+        out = nets.run(model, {**state, **fed, "step": np.array(step)})
+        state = {name.removesuffix(".new"): value for name, value in out.items()}
+        kept = min(decay, (1 + step) / (10 + step))
+        for index, value in enumerate(plain[step]):
+            assert np.array_equal(state[names(index)[0]], value)
+            expected[index] = kept * expected[index] + (1 - kept) * value
+            average = state[average_name(index)]
+            assert average == pytest.approx(expected[index], rel=1e-5, abs=1e-6)
+
+
+def test_the_average_is_zero_where_the_values_are() -> None:
+    parameters, gradients = case(mask=MASK)
+    start = parameters[0].value * MASK
+    parameters = [dataclasses.replace(parameters[0], value=start)]
+    model = optimizer_graph(parameters, Schedule(steps=STEPS), averaging=0.9)
+    value, gradient, first, second = names(0)
+    state = {value: start, average_name(0): start, first: 0 * start, second: 0 * start}
+    for step, (found,) in enumerate(gradients):
+        out = nets.run(model, {**state, gradient: found, "step": np.array(step)})
+        state = {name.removesuffix(".new"): array for name, array in out.items()}
+    assert np.array_equal(state[average_name(0)] != 0, MASK)
