@@ -21,8 +21,8 @@ from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
-from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.sparsity.scores import Magnitude
 from tests import tiny
 from tests.train.nets import ArraySamples
 
