@@ -30,16 +30,22 @@ class Sketch:
 
     Args:
         seed: Where the starting values of the parameters come from.
-        batch_statistics: Draw batch normalization for training: with primitives, over the
-            mean and variance of the batch at hand. Otherwise the operator stands in its
-            inference form, with running statistics as initializers.
+        training: Draw the form that is trained. Batch normalization then stands in primitives,
+            over the mean and variance of the batch at hand; otherwise the operator stands in
+            its inference form, with running statistics as initializers.
     """
 
-    def __init__(self, seed: int, *, batch_statistics: bool = False) -> None:
+    def __init__(self, seed: int, *, training: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
-        self.batch_statistics = batch_statistics
+        self.training = training
+        self._inputs: list[ir.Value] = []
         self._nodes: dict[str, ir.Node] = {}
         self._parameters: list[ir.Value] = []
+
+    def input(self, name: str, kind: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """Add an input of the graph."""
+        self._inputs.append(ir.val(name, kind, shape))
+        return self._inputs[-1]
 
     def parameter(self, name: str, value: npt.NDArray[np.floating]) -> ir.Value:
         """Add an initializer."""
@@ -70,17 +76,23 @@ class Sketch:
         added.outputs[0].name = f"{name}_output_0"
         return added.outputs[0]
 
-    def model(self, name: str, x: ir.Value, y: ir.Value) -> ir.Model:
-        """Finish the graph from ``x`` to ``y``."""
+    def model(self, name: str, output: ir.Value) -> ir.Model:
+        """Finish the graph."""
         graph = ir.Graph(
-            [x],
-            [y],
+            self._inputs,
+            [output],
             nodes=self._nodes.values(),
             initializers=self._parameters,
             opset_imports={"": OPSET},
             name=name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="gpusq-compiler models")
+
+
+def named(x: ir.Value, name: str, shape: Sequence[int | str]) -> ir.Value:
+    """Declare a float32 tensor as the graph's output."""
+    x.name, x.dtype, x.shape = name, ir.DataType.FLOAT, ir.Shape(shape)
+    return x
 
 
 def linear(sketch: Sketch, x: ir.Value, scope: str, fan_in: int, fan_out: int) -> ir.Value:
@@ -110,45 +122,11 @@ def layer_norm(sketch: Sketch, x: ir.Value, scope: str, width: int) -> ir.Value:
     return sketch.node(scope, "LayerNormalization", x, weight, bias, axis=-1, epsilon=EPSILON)
 
 
-def gelu(sketch: Sketch, x: ir.Value, scope: str) -> ir.Value:
-    """``x * (1 + erf(x / sqrt 2)) * 0.5``, operator by operator as exporters write it."""
-    ratio = sketch.node(scope, "Div", x, sketch.scalar(scope, math.sqrt(2)))
-    raised = sketch.node(
-        scope, "Add", sketch.node(scope, "Erf", ratio), sketch.scalar(scope, 1.0)
-    )
-    gated = sketch.node(scope, "Mul", x, raised)
-    return sketch.node(scope, "Mul", gated, sketch.scalar(scope, 0.5))
-
-
 def reshape(sketch: Sketch, x: ir.Value, scope: str, shape: Sequence[int]) -> ir.Value:
     """Reshape; 0 keeps a dimension, so the batch stays free."""
     return sketch.node(
         scope, "Reshape", x, sketch.constant(scope, np.array(shape, dtype=np.int64))
     )
-
-
-def attention(sketch: Sketch, x: ir.Value, scope: str, width: int, heads: int) -> ir.Value:
-    """Multi-head self-attention with one fused projection; x [batch, tokens, width]."""
-    head = width // heads
-    fused = linear(sketch, x, f"{scope}.qkv", width, 3 * width)
-    split = reshape(sketch, fused, scope, (0, -1, 3, heads, head))
-    stacked = sketch.node(scope, "Transpose", split, perm=[2, 0, 3, 1, 4])
-    q, k, v = (
-        sketch.node(scope, "Gather", stacked, sketch.constant(scope, np.array(i)), axis=0)
-        for i in range(3)
-    )
-    turned = sketch.node(scope, "Transpose", k, perm=[0, 1, 3, 2])
-    scores = sketch.node(
-        scope,
-        "Mul",
-        sketch.node(scope, "MatMul", q, turned),
-        sketch.scalar(scope, head**-0.5),
-    )
-    weights = sketch.node(scope, "Softmax", scores, axis=-1)
-    mixed = sketch.node(scope, "MatMul", weights, v)
-    rows = sketch.node(scope, "Transpose", mixed, perm=[0, 2, 1, 3])
-    joined = reshape(sketch, rows, scope, (0, -1, width))
-    return linear(sketch, joined, f"{scope}.proj", width, width)
 
 
 def conv(
@@ -161,10 +139,11 @@ def conv(
     stride: int = 1,
     pad: int = 0,
     bias: bool = False,
+    gain: float = 1.0,
 ) -> ir.Value:
     """Square convolution, weight [out, in, kernel, kernel], He normal over the outputs."""
     fan_in, fan_out = channels
-    deviation = math.sqrt(2 / (fan_out * kernel * kernel))
+    deviation = gain * math.sqrt(2 / (fan_out * kernel * kernel))
     weight = sketch.rng.normal(0, deviation, (fan_out, fan_in, kernel, kernel))
     parameters = [sketch.parameter(f"{scope}.weight", weight)]
     if bias:
@@ -184,7 +163,7 @@ def batch_norm(sketch: Sketch, x: ir.Value, scope: str, width: int) -> ir.Value:
     """Batch normalization over axis 1, in the form that the sketch asks for."""
     weight = sketch.parameter(f"{scope}.weight", np.ones(width))
     bias = sketch.parameter(f"{scope}.bias", np.zeros(width))
-    if sketch.batch_statistics:
+    if sketch.training:
         return _normalized_by_batch(sketch, x, scope, weight, bias)
     mean = sketch.parameter(f"{scope}.running_mean", np.zeros(width))
     variance = sketch.parameter(f"{scope}.running_var", np.ones(width))

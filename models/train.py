@@ -17,25 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from architectures import NETWORKS, build, fill, parameters
+from tasks import Digits, Photos, Task, Text, load
 
 from gpusq_compiler.runtime.session import Session
 from gpusq_compiler.train.job import ParameterGroup, TrainJob, TrainResult
 from gpusq_compiler.train.loop import OrtTrainer
-from gpusq_compiler.train.losses import HardLabel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gpusq_compiler.runtime.samples import Feeds
-
 FOLDER = Path(__file__).parent
 THREADS = 2
-BATCH = 64
-COPIES = 50
-HELD_OUT_COPIES = 8
-NOISE = 0.05
-HELD_OUT = 2 * BATCH
-"""Whole batches, because the training form of batch normalization looks at the batch."""
 WEIGHT_DECAY = 0.05
 
 
@@ -43,76 +35,34 @@ WEIGHT_DECAY = 0.05
 class Plan:
     """How one network is trained."""
 
+    task: Task
     steps: int
     learning_rate: float
+    batch_size: int = 64
 
 
 PLANS: Mapping[str, Plan] = {
-    "vit_digits": Plan(steps=3000, learning_rate=3e-3),
-    "resnet_digits": Plan(steps=800, learning_rate=3e-3),
+    "vit_digits": Plan(task=Digits(), steps=3000, learning_rate=3e-3),
+    "resnet_digits": Plan(task=Digits(), steps=800, learning_rate=3e-3),
+    "sr_photos": Plan(task=Photos(), steps=1500, learning_rate=2e-3, batch_size=16),
+    "text_python": Plan(task=Text(), steps=1000, learning_rate=2e-3, batch_size=32),
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Digits:
-    """Labelled digits in memory, readable by row as the trainer wants them."""
-
-    x: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    has_labels: bool = True
-
-    @property
-    def count(self) -> int:
-        """Number of digits."""
-        return len(self.labels)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Feeds:
-        """Read these rows."""
-        return {"x": self.x[rows], "labels": self.labels[rows]}
-
-    @classmethod
-    def load(cls, name: str) -> Digits:
-        """Read ``train`` or ``test``."""
-        with np.load(FOLDER / "digits" / f"{name}.npz") as stored:
-            return cls(x=stored["x"], labels=stored["labels"])
-
-
-def split(digits: Digits, rng: np.random.Generator) -> tuple[Digits, Digits]:
-    """Put a tenth aside, never trained on, that chooses the best iterate."""
-    order = rng.permutation(digits.count)
-    held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
-    return (
-        Digits(x=digits.x[kept], labels=digits.labels[kept]),
-        Digits(x=digits.x[held_out], labels=digits.labels[held_out]),
-    )
-
-
-def enlarged(digits: Digits, copies: int, rng: np.random.Generator) -> Digits:
-    """Copies of every digit, moved by up to one pixel each way and with a little noise."""
-    rows = np.tile(np.arange(digits.count), copies)
-    padded = np.pad(digits.x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    side = digits.x.shape[-1]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))
-    down, right = rng.integers(0, 3, (2, len(rows)))
-    moved = windows[rows, :, down, right]
-    noisy = moved + rng.normal(0, NOISE, moved.shape)
-    return Digits(x=np.clip(noisy, 0, 1).astype(np.float32), labels=digits.labels[rows])
-
-
 def job_of(name: str, steps: int, seed: int, workdir: Path) -> TrainJob:
-    """The training of one network, in the form whose batch normalization learns."""
-    rng = np.random.default_rng(seed)
-    kept, held_out = split(Digits.load("train"), rng)
-    student = build(name, seed=seed, batch_statistics=True)
+    """The training of one network, in its training form."""
+    plan = PLANS[name]
+    data, held_out = plan.task.samples(np.random.default_rng(seed))
+    student = build(name, seed=seed, training=True)
     return TrainJob(
         student=student,
         teacher=None,
-        terms=(HardLabel(),),
-        groups=groups_of(student, PLANS[name].learning_rate),
-        data=enlarged(kept, COPIES, rng),
-        held_out=enlarged(held_out, HELD_OUT_COPIES, rng),
+        terms=(plan.task.loss,),
+        groups=groups_of(student, plan.learning_rate),
+        data=data,
+        held_out=held_out,
         steps=steps,
-        batch_size=BATCH,
+        batch_size=plan.batch_size,
         workdir=workdir,
         seed=seed,
         threads=THREADS,
@@ -151,13 +101,7 @@ def statistics(model: ir.Model, names: Sequence[str]) -> Mapping[str, npt.NDArra
     if not names:
         return {}
     session = Session(model, outputs=names, threads=THREADS, optimize=False)
-    return session({"x": Digits.load("train").x})
-
-
-def accuracy(model: ir.Model, digits: Digits) -> float:
-    """Share of digits whose largest logit is the right one."""
-    logits = Session(model, threads=THREADS)({"x": digits.x})["logits"]
-    return float((logits.argmax(axis=1) == digits.labels).mean())
+    return session({"x": load("digits", "train")["x"]})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -176,9 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = OrtTrainer().fit(job)
     model = shipped(options.name, job, result)
     ir.save(model, out)
+    session = Session(model, threads=THREADS)
     print(
         f"{out.name}: {steps} steps in {time.monotonic() - started:.0f} s, best after "
-        f"{result.best_step}, test accuracy {accuracy(model, Digits.load('test')):.2%}"
+        f"{result.best_step}, test {PLANS[options.name].task.score(session)}"
     )
 
 

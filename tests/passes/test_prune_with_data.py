@@ -18,6 +18,7 @@ from gpusq_compiler.runtime.session import Session
 from gpusq_compiler.sparsity.nm import violations
 from gpusq_compiler.sparsity.scores import Magnitude, Score, SparseGpt, Taylor, Wanda
 from tests import tiny
+from tests.train.nets import ArraySamples
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,7 +41,7 @@ def correlated(model: ir.Model, count: int, seed: int) -> Samples:
     directions = rng.normal(size=(4, width))
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(count, 4)) @ directions + 0.05 * rng.normal(size=(count, width))
-    return tiny.ArraySamples({"x": x.reshape(count, *spec.shape[1:]).astype(np.float32)})
+    return ArraySamples({"x": x.reshape(count, *spec.shape[1:]).astype(np.float32)})
 
 
 def outputs(model: ir.Model, samples: Samples) -> Array:
@@ -102,20 +103,10 @@ def test_auto_looks_at_data_that_the_user_gave_and_at_no_other(
     context_for: ContextFor,
 ) -> None:
     model = tiny.mlp()
-    chosen = {
-        name: Prune().resolve(model, context_for(model, **fields))
-        for name, fields in {
-            "given": {},
-            "synthesised": {"synthesised": True},
-            "none": {"data": None},
-        }.items()
-    }
-    names = {name: step.score.name for name, step in chosen.items()}
-    assert names == {
-        "given": "sparsegpt",
-        "synthesised": "magnitude",
-        "none": "magnitude",
-    }
+    given = context_for(model)
+    synthesised, none = context_for(model, synthesised=True), context_for(model, data=None)
+    chosen = [Prune().resolve(model, ctx) for ctx in (given, synthesised, none)]
+    assert [step.score.name for step in chosen] == ["sparsegpt", "magnitude", "magnitude"]
 
 
 def test_a_weight_that_has_the_pattern_stays_as_it_is(context_for: ContextFor) -> None:
