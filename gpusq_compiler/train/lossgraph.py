@@ -191,7 +191,7 @@ def loss_model(
             remedy="Give a teacher or labels, or choose losses that fit the outputs",
         )
     if blockwise:
-        read_instead(own, {name: graph.fed[name] for name in graph.features if name in graph.fed})
+        read_instead(own, {n: graph.fed[n] for n in graph.features if n in graph.fed})
     loss = _sum(graph, weighted)
     series = _distinct(graph)
     _only_outputs(copy.model, [loss, *series.values()])
