@@ -11,16 +11,19 @@ import numpy as np
 
 from gpusq_compiler.calibration import collect
 from gpusq_compiler.calibration.batches import MIN_TRAINING_SAMPLES
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import OptionError, PostconditionError, PreconditionError
 from gpusq_compiler.ir import claims, edit, query
-from gpusq_compiler.passes import trained
+from gpusq_compiler.passes import stages, trained
 from gpusq_compiler.passes.base import Pass, PassResult
 from gpusq_compiler.passes.options import near
 from gpusq_compiler.sparsity.nm import NM, mask_from_zeros
 from gpusq_compiler.train.budget import (
+    LOOKS,
     default_batch_size,
     default_learning_rate,
     default_steps,
+    samples_per_look,
     steps_within,
 )
 from gpusq_compiler.train.job import Loss, ParameterGroup, Trainer, TrainJob
@@ -54,6 +57,9 @@ class TrainingPass(Pass, abc.ABC):
     losses: Annotated[tuple[Loss, ...], "terms of the training loss"] = MIXED
     temperature: Annotated[float | None, "of every loss that has one; none: its own"] = None
     features: Annotated[tuple[str, ...], "tensors to imitate; empty: found"] = ()
+    blockwise: Annotated[float, "share of the steps in which each block learns alone"] = 0.0
+    averaging: Annotated[float | None, "decay of the weights' moving average"] = None
+    clip_norm: Annotated[float | None, "bound of the gradients' common norm"] = None
     evaluate_every: Annotated[int | None, "steps between looks at held-out data"] = None
 
     def __post_init__(self) -> None:
@@ -70,8 +76,18 @@ class TrainingPass(Pass, abc.ABC):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise _not_positive(value, f"{self.name}.{name}")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise _not_positive(self.temperature, f"{self.name}.temperature")
+        for name in ("temperature", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise _not_positive(value, f"{self.name}.{name}")
+        for name in ("blockwise", "averaging"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise OptionError(
+                    f"{value} is no share",
+                    where=f"{self.name}.{name}",
+                    remedy="Give a number from 0 to below 1",
+                )
         if not self.losses:
             raise OptionError(
                 "there is nothing to minimise",
@@ -87,7 +103,7 @@ class TrainingPass(Pass, abc.ABC):
             chosen = dataclasses.replace(chosen, learning_rate=rate)
         if self.steps is None and ctx.budget is not None:
             chosen = chosen._within_budget(model, ctx)
-        every = self.evaluate_every or max(1, min(100, (chosen.steps or 0) // 10))
+        every = self.evaluate_every or max(1, (chosen.steps or 0) // LOOKS)
         return dataclasses.replace(chosen, evaluate_every=every)
 
     def _sized(self, model: ir.Model, ctx: Context) -> TrainingPass:
@@ -137,7 +153,7 @@ class TrainingPass(Pass, abc.ABC):
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Train and write the best iterate back, masks applied."""
         job = self.job(model, ctx)
-        result = self._trainer(ctx).fit(job)
+        result = stages.fit(job, self._trainer(ctx), self.blockwise)
         changed = trained.write_back(model, job, result)
         held_out = dict(result.held_out)
         return PassResult(
@@ -178,10 +194,12 @@ class TrainingPass(Pass, abc.ABC):
             features=self._features(model, ctx.teacher),
             factors=self.factors(model),
             data=data,
-            held_out=ctx.held_out or data,
+            held_out=self._held_out(ctx),
             steps=self.steps,
             batch_size=self.batch_size,
             warmup=self.warmup,
+            averaging=self.averaging,
+            clip_norm=self.clip_norm,
             evaluate_every=self.evaluate_every or 1,
             workdir=ctx.workdir,
             seed=int(ctx.rng(self.name).integers(2**31)),
@@ -239,6 +257,14 @@ class TrainingPass(Pass, abc.ABC):
             return self.features
         found = [value.name or "" for value in query.critical_values(student)]
         return tuple(name for name in found if name in common)
+
+    def _held_out(self, ctx: Context) -> Samples:
+        """So many held-out samples that looks at them cost a fraction of the training."""
+        samples = ctx.held_out or self._data(ctx)
+        assert self.steps is not None
+        assert self.batch_size is not None
+        most = samples_per_look(self.steps, self.batch_size, self.evaluate_every or 1)
+        return samples if samples.count <= most else Subset(samples, np.arange(most))
 
     def _data(self, ctx: Context) -> Samples:
         return ctx.samples(self.name)

@@ -9,6 +9,10 @@ MAC_PER_SECOND = 8e9
 STEP_OVERHEAD = 0.008
 MAC_PER_STEP = 2.5e10
 """Forward multiply-adds per step at most: 10 seconds, and some gigabytes of activations."""
+LOOKS = 10
+"""Looks at held-out samples, by default, besides the one at the start."""
+SHARE_OF_LOOKS = 0.15
+FEWEST_LOOKED_AT = 64
 RATE = 0.015
 
 
@@ -57,3 +61,15 @@ def default_learning_rate(magnitude: float) -> float:
 def steps_within(seconds: float, seconds_per_step: float) -> int:
     """Steps that fit a time budget, at least one; a tenth is kept to look at held-out."""
     return max(1, int(0.9 * seconds / seconds_per_step))
+
+
+def samples_per_look(steps: int, batch_size: int, every: int) -> int:
+    """Held-out samples at most, so that all looks cost about a seventh of the training.
+
+    Args:
+        steps: Of training, three forward passes each.
+        batch_size: Samples per step.
+        every: Steps between two looks.
+    """
+    looks = steps // every + 1
+    return max(FEWEST_LOOKED_AT, int(SHARE_OF_LOOKS * 3 * steps * batch_size / looks))

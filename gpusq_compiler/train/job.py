@@ -154,6 +154,7 @@ class TrainJob:
         held_out: Samples that choose the best iterate; never trained on.
         evaluate_every: Steps between two looks at ``held_out``; also the checkpoint interval.
         seed: Order of samples.
+        clip_norm: Bound of the gradients' common norm; None does not clip.
         averaging: Decay per step, below 1, of an average of the parameters, which is then what
             is looked at and kept, while the parameters train on. None looks at themselves.
         blockwise: Whether all that reads a feature which a term compares reads the teacher's,
@@ -178,6 +179,7 @@ class TrainJob:
     evaluate_every: int = 50
     seed: int = 0
     averaging: float | None = None
+    clip_norm: float | None = None
     blockwise: bool = False
     threads: int | None = None
     device: str = "cpu"

@@ -31,11 +31,9 @@ class OrtTrainer:
     """Trains with ONNX Runtime's gradient graphs and AdamW.
 
     Attributes:
-        clip_norm: Bound of the gradients' common norm; None does not clip.
         probe: Whether the first step runs in a process of its own first.
     """
 
-    clip_norm: float | None = None
     probe: bool = True
 
     def fit(self, job: TrainJob) -> TrainResult:
@@ -45,7 +43,7 @@ class OrtTrainer:
         if stored is not None and stored[0].step >= job.steps:
             return stored[0].result(job)
         prepared = prepare(job, probe=self.probe)
-        run = _Run(self, job, prepared)
+        run = _Run(job, prepared)
         if stored is not None:
             run.resume(*stored)
         return run.finish()
@@ -56,7 +54,7 @@ class OrtTrainer:
         prepared = prepare(job, probe=self.probe)
         if not prepared.parameters:
             return math.inf
-        run = _Run(self, dataclasses.replace(job, checkpoints=None), prepared)
+        run = _Run(dataclasses.replace(job, checkpoints=None), prepared)
         times = []
         for step in range(steps + 1):
             started = time.perf_counter()
@@ -73,13 +71,13 @@ class OrtTrainer:
 class _Run:
     """One run of a job."""
 
-    def __init__(self, trainer: OrtTrainer, job: TrainJob, prepared: Prepared) -> None:
+    def __init__(self, job: TrainJob, prepared: Prepared) -> None:
         self._job = job
         self._prepared = prepared
         self._batches = prepared.batches
         self._progress = Progress(frozen=dict(prepared.left_out))
         schedule = Schedule(steps=job.steps, warmup=job.warmup)
-        self._machine = Machine(job, prepared, schedule, trainer.clip_norm)
+        self._machine = Machine(job, prepared, schedule)
 
     def resume(self, found: Progress, arrays: Mapping[str, Array]) -> None:
         """Go on from a checkpoint."""

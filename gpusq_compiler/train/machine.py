@@ -31,18 +31,13 @@ class Machine:
     """Runs steps and looks at the loss.
 
     Args:
-        job: Gives threads and device.
+        job: Gives threads, device, and how gradients and averages are taken.
         prepared: Graphs and sessions; without parameters only `look` works.
         schedule: Of the learning rate; None leaves `update` out and its memory with it.
-        clip_norm: Bound of the gradients' common norm; None does not clip.
     """
 
     def __init__(
-        self,
-        job: TrainJob,
-        prepared: Prepared,
-        schedule: Schedule | None = None,
-        clip_norm: float | None = None,
+        self, job: TrainJob, prepared: Prepared, schedule: Schedule | None = None
     ) -> None:
         self._place = "cuda" if "CUDA" in providers(job.device)[0] else "cpu"
         self._series = {LOSS: prepared.loss.loss, **prepared.loss.series}
@@ -60,7 +55,7 @@ class Machine:
         if self._values:
             self._backward = self._bound_backward(prepared)
         if self._values and schedule is not None:
-            self._optimizer = self._bound_optimizer(job, prepared, schedule, clip_norm)
+            self._optimizer = self._bound_optimizer(job, prepared, schedule)
 
     def gradient(self, feeds: Feeds) -> dict[str, float]:
         """Forward and backward on one batch; the value of every series."""
@@ -121,14 +116,14 @@ class Machine:
         return bound
 
     def _bound_optimizer(
-        self, job: TrainJob, prepared: Prepared, schedule: Schedule, clip: float | None
+        self, job: TrainJob, prepared: Prepared, schedule: Schedule
     ) -> _Bound:
         import onnxruntime
 
         model = optimizer_graph(
             list(prepared.parameters.values()),
             schedule,
-            clip_norm=clip,
+            clip_norm=job.clip_norm,
             averaging=job.averaging,
         )
         session = onnxruntime.InferenceSession(

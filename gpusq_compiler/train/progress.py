@@ -117,7 +117,8 @@ def restore_terms(terms: Sequence[Loss], arrays: Mapping[str, Array]) -> None:
 def fingerprint(job: TrainJob) -> str:
     """What a checkpoint must share with a job to be its own."""
     plan = [
-        (job.steps, job.batch_size, job.seed, job.warmup, job.evaluate_every, job.averaging),
+        (job.steps, job.batch_size, job.seed, job.warmup, job.evaluate_every),
+        (job.averaging, job.clip_norm),
         (job.data.count, job.held_out.count, job.features, sorted(job.factors.items())),
         (sorted(job.masks), job.blockwise),
         (repr(job.groups), repr(job.terms), repr(job.quantizer)),

@@ -1,0 +1,220 @@
+"""Accuracy of every way to a sparse INT8 file, on the models that this repository trains.
+
+usage: python -m benchmarks.accuracy [--only MODEL] [--seeds 1 2 3] [--way WAY] [--again]
+
+One cell is one compile; it leaves one JSON file in benchmarks/results/accuracy, and a cell
+that is there is not run again. Every call writes docs/accuracy.md anew from all cells that are
+there; what was not run stays empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpusq_compiler import compile_model
+from gpusq_compiler.recipe import Overrides
+from gpusq_compiler.report import versions
+
+ROOT = Path(__file__).parent.parent
+CELLS = ROOT / "benchmarks" / "results" / "accuracy"
+PAGE = ROOT / "docs" / "accuracy.md"
+COMMAND = "python -m benchmarks.accuracy"
+SCORES = ("magnitude", "wanda", "sparsegpt", "taylor")
+FEW_SAMPLES, FEW_MINUTES = 128, 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+    """A model with its data.
+
+    Attributes:
+        model: File name without ending.
+        data: Folder of its train.npz and test.npz.
+        labels: Whether training sees the labels; the figure always uses those of the test.
+        steps: Of training in all, so that a run takes about a minute on two cores.
+        metric: In which the figure is given.
+    """
+
+    model: str
+    data: str
+    steps: int
+    labels: bool = False
+    metric: str = "accuracy"
+
+    @property
+    def title(self) -> str:
+        """As the table calls it."""
+        return f"{self.model}, labels" if self.labels else self.model
+
+    def shown(self, figure: float) -> str:
+        """A figure in per cent or decibel."""
+        return f"{figure:.2f}" if self.metric == "psnr" else f"{100 * figure:.1f}"
+
+
+COLUMNS = (
+    Column(model="vit_digits", data="digits", steps=1500, labels=True),
+    Column(model="vit_digits", data="digits", steps=1500),
+    Column(model="resnet_digits", data="digits", steps=600),
+    Column(model="sr_photos", data="sr_photos", steps=300, metric="psnr"),
+    Column(model="text_python", data="text_python", steps=250),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way from the dense file to the sparse INT8 one.
+
+    Attributes:
+        passes: As on the command line.
+        options: As with ``--set``.
+        stages: Which passes train, and share the steps.
+        few: The user with few samples and little time.
+    """
+
+    passes: str = "prune,qat"
+    options: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ("qat",)
+    few: bool = False
+
+
+WAYS: Mapping[str, Way] = {
+    **{score: Way(options=(f"prune.score={score}",)) for score in SCORES},
+    "full": Way(
+        passes="prune,distill,qat",
+        options=("prune.score=sparsegpt",),
+        stages=("distill", "qat"),
+    ),
+    "full, w_i off": Way(
+        passes="prune,distill,qat",
+        options=("prune.score=sparsegpt", "qat.weight_factor=off"),
+        stages=("distill", "qat"),
+    ),
+    "few": Way(few=True),
+}
+
+
+def arrays(
+    column: Column, part: str, *, labels: bool, most: int | None = None
+) -> dict[str, Any]:
+    """The samples of a column; integers as the model wants them."""
+    with np.load(ROOT / "models" / column.data / f"{part}.npz") as stored:
+        return {k: v[:most] for k, v in stored.items() if labels or k != "labels"}
+
+
+def cell(column: Column, way: Way, seed: int) -> dict[str, Any]:
+    """One compile: the figure after every pass, and the seconds it took."""
+    share = column.steps // len(way.stages)
+    steps = () if way.few else tuple(f"{stage}.steps={share}" for stage in way.stages)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        report = compile_model(
+            ROOT / "models" / f"{column.model}.onnx",
+            passes=way.passes,
+            overrides=Overrides(settings=(*way.options, *steps)),
+            data=arrays(
+                column, "train", labels=column.labels, most=FEW_SAMPLES if way.few else None
+            ),
+            eval_data=arrays(column, "test", labels=True),
+            metric=column.metric,
+            budget=FEW_MINUTES if way.few else None,
+            seed=seed,
+            out=Path(folder) / "out.onnx",
+            workdir=Path(folder) / "work",
+        )
+    assert report.quality is not None
+    return {
+        "after": dict(report.quality.after),
+        "seconds": round(time.perf_counter() - started, 1),
+        "bytes": [report.source.bytes, report.output.bytes],
+        "versions": versions(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def file_of(column: Column, way: str, seed: int) -> Path:
+    """Where a cell is kept."""
+    name = f"{column.title} {way} {seed}".replace(", ", "-").replace(" ", "-")
+    return CELLS / f"{name}.json"
+
+
+def main() -> None:
+    """Run what is asked and not there yet; write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=sorted({c.model for c in COLUMNS}))
+    parser.add_argument("--way", action="append", choices=WAYS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--again", action="store_true", help="run cells that are there, too")
+    asked = parser.parse_args()
+    CELLS.mkdir(parents=True, exist_ok=True)
+    for seed in asked.seeds:
+        for way in asked.way or WAYS:
+            for column in COLUMNS:
+                file = file_of(column, way, seed)
+                if (asked.only and column.model not in asked.only) or (
+                    file.exists() and not asked.again
+                ):
+                    continue
+                found = cell(column, WAYS[way], seed)
+                file.write_text(json.dumps(found, indent=1) + "\n")
+                print(f"{file.stem}: {found['seconds']} s, {found['after']}", flush=True)
+    write()
+
+
+def figures(column: Column, way: str, stage: str) -> list[float]:
+    """What was measured after a pass, one per seed that was run."""
+    files = sorted(CELLS.glob(file_of(column, way, 0).name.replace("-0.json", "-[0-9]*.json")))
+    found = [json.loads(file.read_text())["after"] for file in files]
+    return [float(after[stage]) for after in found if stage in after]
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Title, way and pass after which the figure is taken."""
+    yield "dense", "magnitude", "dense"
+    for score in SCORES:
+        yield score, score, "prune"
+        yield f"{score} + quantize", score, "quantize"
+        yield f"{score} + qat", score, "freeze"
+    yield "sparsegpt + distill", "full", "distill"
+    yield "full recipe", "full", "freeze"
+    yield "full recipe, w_i off", "full, w_i off", "freeze"
+    yield f"{FEW_SAMPLES} samples, {FEW_MINUTES:.0f} minutes", "few", "freeze"
+
+
+def text_of(column: Column, found: list[float]) -> str:
+    """Mean over the seeds with their spread; empty where nothing was run."""
+    if not found:
+        return ""
+    mean = column.shown(statistics.mean(found))
+    if len(set(found)) == 1:
+        return mean
+    return f"{mean} ({column.shown(min(found))}-{column.shown(max(found))})"
+
+
+def write() -> None:
+    """The page of all cells that are there."""
+    head = " | ".join(column.title for column in COLUMNS)
+    lines = [f"| | {head} |", "| --- " * (len(COLUMNS) + 1) + "|"]
+    for title, way, stage in rows():
+        cells = [text_of(column, figures(column, way, stage)) for column in COLUMNS]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    template = PAGE.read_text() if PAGE.exists() else "<!-- table -->\n<!-- end -->\n"
+    before, _, rest = template.partition("<!-- table -->")
+    _, _, after = rest.partition("<!-- end -->")
+    table = "\n".join(lines)
+    PAGE.write_text(f"{before}<!-- table -->\n{table}\n<!-- end -->{after}")
+
+
+if __name__ == "__main__":
+    main()
