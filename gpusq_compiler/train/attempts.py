@@ -18,6 +18,7 @@ from gpusq_compiler.train.gradient import (
     gradient_graph,
     with_inputs,
 )
+from gpusq_compiler.train.reach import has_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +139,7 @@ class Attempts:
 
 def _cannot_pass(node: onnx.NodeProto) -> bool:
     """Bodies of If, Loop and Scan, and what only looks differentiable."""
-    return node.op_type in STOPS or any(entry.HasField("g") for entry in node.attribute)
+    return node.op_type in STOPS or has_body(node)
 
 
 def _like(missing: MissingGradient) -> Callable[[onnx.NodeProto], bool]:

@@ -13,6 +13,7 @@ from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import session_options
 from gpusq_compiler.train import quirks
+from gpusq_compiler.train.reach import has_body
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -21,7 +22,6 @@ UNREGISTERED = re.compile(r"builder has not been registered: (\w+) for node (\S*
 NO_KERNEL = re.compile(
     r"implementation for (\w+)Grad\(\d+\) node with name '([^']*?)(?:_Grad/|')"
 )
-BUILDER_FAILS = (RuntimeError, ValueError, IndexError)
 UNSUPPORTED = re.compile(r"::Get(\w+?)Gradient::GetGradientDefsImpl")
 
 
@@ -62,13 +62,17 @@ def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: st
     options = session_options()
     names = set(parameters)
     quirks.whole_splits(model, loss)
+    hidden: Mapping[str, onnx.NodeProto] = {}
+    fails: tuple[type[Exception], ...] = (*flavour.refusals(), IndexError)
     try:
         optimized = state.get_optimized_model(model.SerializeToString(), names, options)
+        if any(map(has_body, model.graph.node)):
+            optimized, hidden = quirks.without_bodies(optimized, names)
         builder = state.GradientGraphBuilder(optimized, {loss}, names, loss, options)
         builder.build()
-        return bytes(builder.get_model())
-    except BUILDER_FAILS as error:
-        raise explained(error) from error
+        return quirks.with_bodies(bytes(builder.get_model()), hidden)
+    except fails as error:
+        raise explained(error, hidden) from error
 
 
 def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.ModelProto:
@@ -92,12 +96,22 @@ def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.Mod
     return moved
 
 
-def explained(error: Exception) -> TrainingError:
-    """The runtime's complaint about a gradient graph as an error that names the operator."""
+def explained(
+    error: Exception, hidden: Mapping[str, onnx.NodeProto] | None = None
+) -> TrainingError:
+    """The runtime's complaint about a gradient graph as an error that names the operator.
+
+    Args:
+        error: The complaint.
+        hidden: Nodes for which others stood in, by the others' names.
+    """
     text = " ".join(str(error).split())
     for pattern in (UNREGISTERED, NO_KERNEL):
         if found := pattern.search(text):
-            return MissingGradient(found.group(1), found.group(2))
+            node = (hidden or {}).get(found.group(2))
+            return MissingGradient(
+                *(found.groups() if node is None else (node.op_type, node.name))
+            )
     if found := UNSUPPORTED.search(text):
         return MissingGradient(found.group(1))
     told = re.split(r"\) const |FAIL : |Error: ", text)[-1]

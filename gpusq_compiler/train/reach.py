@@ -64,12 +64,24 @@ class Reach:
         return list(first.items())
 
 
+def has_body(node: onnx.NodeProto) -> bool:
+    """Whether the node is an If, a Loop, a Scan or another one that holds graphs."""
+    return any(entry.HasField("g") for entry in node.attribute)
+
+
 def inputs_of(node: onnx.NodeProto) -> list[str]:
     """A node's inputs, those included that its bodies take from the graph around them."""
-    names = list(node.input)
+    return [*node.input, *taken_by_bodies(node)]
+
+
+def taken_by_bodies(node: onnx.NodeProto) -> list[str]:
+    """Names that a node's bodies, nested ones included, take from the graph around them."""
+    names: list[str] = []
     for entry in node.attribute:
         if entry.HasField("g"):
+            own = {value.name for value in (*entry.g.input, *entry.g.initializer)}
             for inner in entry.g.node:
-                names.extend(inputs_of(inner))
-            names.extend(value.name for value in entry.g.output)
+                names.extend(name for name in inputs_of(inner) if name not in own)
+                own.update(inner.output)
+            names.extend(v.name for v in entry.g.output if v.name not in own)
     return names
