@@ -269,18 +269,26 @@ def trainable_values(model: ir.Model) -> list[ir.Value]:
 def critical_values(model: ir.Model) -> list[ir.Value]:
     """Tensors whose features are distilled: the residual stream after each block.
 
-    These are the outputs of Add nodes that join two computed tensors. A graph without any has
-    its weighted layers' outputs taken, at most four, evenly spaced.
+    These are the outputs of Add nodes that join two computed tensors; where only a
+    LayerNormalization reads one (post-norm transformers), the stream goes on behind it. A
+    graph without any has its weighted layers' outputs taken, at most four, evenly spaced.
     """
     outputs = {value.name for value in model.graph.outputs}
     joins, layers = [], []
     for node in model.graph:
         if is_op(node, "Add") and _joins_two_branches(node):
-            joins.append(node.outputs[0])
+            joins.append(_normalized(node.outputs[0]))
         elif is_op(node, *WEIGHTED):
             layers.append(node.outputs[0])
     chosen = joins or layers[:: max(1, len(layers) // 4)][:4]
     return [value for value in chosen if value.name not in outputs]
+
+
+def _normalized(value: ir.Value) -> ir.Value:
+    readers = {node for node, _ in value.uses()}
+    if len(readers) == 1 and is_op(next(iter(readers)), "LayerNormalization"):
+        return next(iter(readers)).outputs[0]
+    return value
 
 
 def _joins_two_branches(node: ir.Node) -> bool:

@@ -22,7 +22,7 @@ from gpusq_compiler.ir import query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.quant.arithmetic import dequantize, quantize
-from gpusq_compiler.quant.observers import Observer, Percentile
+from gpusq_compiler.quant.observers import MeanSquare, Observer
 from gpusq_compiler.quant.placement import TARGETS, Placement, Scene, place
 from gpusq_compiler.quant.placement.gemms import weight_reader
 from gpusq_compiler.quant.placement.pairs import insert
@@ -56,7 +56,7 @@ class Quantize(Pass):
     attention: Annotated[
         Literal["all", "none"], "q, k, v and softmax together, where the placement asks for it"
     ] = "all"
-    observer: Annotated[Observer, "chooses the range of activations"] = Percentile()
+    observer: Annotated[Observer, "chooses the range of activations"] = MeanSquare()
     samples: Annotated[int, "calibration samples at most"] = 512
     batch_size: Annotated[int, "samples per calibration batch"] = 32
     include: Annotated[tuple[str, ...], "only these nodes, weights, operators or regexes"] = ()

@@ -72,6 +72,13 @@ class LossGraph(GraphBuilder, Protocol):
         """Number of dimensions of an output or feature, where it is known."""
         ...
 
+    def positions(self, name: str) -> str | None:
+        """Which positions of a tensor ``[batch, positions, width]`` hold something.
+
+        A float tensor ``[batch, positions, 1]`` of ones and zeros; None where all do.
+        """
+        ...
+
     def record(self, series: str, scalar: str) -> None:
         """Also report this scalar at every step, under the name ``series``."""
         ...

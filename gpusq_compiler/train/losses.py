@@ -188,11 +188,15 @@ class AttentionTransfer(FeatureLoss):
 
 
 def relative_error(graph: LossGraph, name: str) -> str:
-    """Mean squared error over the teacher's mean square."""
+    """Mean squared error over the teacher's mean square, where positions hold something."""
     teacher = graph.teacher(name)
-    error = mean(graph, _square(graph, graph.node("Sub", teacher, graph.student(name))))
-    power = graph.node("Add", mean(graph, _square(graph, teacher)), graph.constant(TINY))
-    return graph.node("Div", error, power)
+    error = _square(graph, graph.node("Sub", teacher, graph.student(name)))
+    power = _square(graph, teacher)
+    weights = graph.positions(name)
+    if weights is not None:
+        error, power = (graph.node("Mul", x, weights) for x in (error, power))
+    known = graph.node("Add", mean(graph, power), graph.constant(TINY))
+    return graph.node("Div", mean(graph, error), known)
 
 
 def mean(graph: LossGraph, x: str) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.trainable import TrainingCopy
 
 TEACHER = "teacher."
+MASKS = ("attention_mask", "input_mask")
+"""Integer inputs of text models that are 1 where there is a token and 0 where nothing is."""
+INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 NOT_FLOAT = "not imitated: it holds no floating-point numbers"
 VOLATILE = "not imitated: its size follows from the values of a sample"
 
@@ -82,6 +85,7 @@ class TrainingGraph(ProtoGraph):
         self._outputs = tuple(n for n in declared if f"output '{n}'" not in self.left_out)
         self._features = tuple(name for name in features if name not in copy.volatile)
         self._factors = factors or {}
+        self._masks: dict[str, str] = {}
         self._with_teacher = with_teacher
         self._with_labels = with_labels
         self.series: dict[str, str] = {}
@@ -140,6 +144,25 @@ class TrainingGraph(ProtoGraph):
         """Number of dimensions of a tensor of the student, where it is known."""
         shape = self._copy.shapes.get(name)
         return None if shape is None else len(shape)
+
+    def positions(self, name: str) -> str | None:
+        """The attention mask of a text model as weights of a tensor's positions."""
+        shape = self._copy.shapes.get(name)
+        if shape is None or len(shape) != 3:
+            return None
+        for value in self.graph.input:
+            kind = value.type.tensor_type.elem_type
+            named = any(word in value.name.lower() for word in MASKS)
+            if named and kind in INTEGERS and self._copy.shapes.get(value.name) == shape[:2]:
+                return self._weights(value.name)
+        return None
+
+    def _weights(self, mask: str) -> str:
+        if mask not in self._masks:
+            last = self.constant(np.array([-1], dtype=np.int64))
+            wide = self.node("Cast", mask, to=TensorProto.FLOAT)
+            self._masks[mask] = self.node("Unsqueeze", wide, last)
+        return self._masks[mask]
 
     def record(self, series: str, scalar: str) -> None:
         """Also report this scalar at every step."""

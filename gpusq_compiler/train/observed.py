@@ -102,6 +102,7 @@ def _runs(
                 name: tuple(int(size) for size in shape)
                 for name, shape in zip(names, found[: len(names)], strict=True)
             }
+            shapes.update((name, np.shape(array)) for name, array in feeds.items())
             runs.append((shapes, dict(zip(arithmetic, found[len(names) :], strict=True))))
     except flavour.refusals():
         return []
