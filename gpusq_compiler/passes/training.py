@@ -57,7 +57,7 @@ class TrainingPass(Pass, abc.ABC):
     losses: Annotated[tuple[Loss, ...], "terms of the training loss"] = MIXED
     temperature: Annotated[float | None, "of every loss that has one; none: its own"] = None
     features: Annotated[tuple[str, ...], "tensors to imitate; empty: found"] = ()
-    blockwise: Annotated[float, "share of the steps in which each block learns alone"] = 0.0
+    blockwise: Annotated[float, "share of the steps in which each block learns alone"] = 0.25
     averaging: Annotated[float | None, "decay of the weights' moving average"] = None
     clip_norm: Annotated[float | None, "bound of the gradients' common norm"] = None
     evaluate_every: Annotated[int | None, "steps between looks at held-out data"] = None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 FEWEST_STEPS = 100
 MOST_EPOCHS = 120
-MAC_PER_SECOND = 8e9
-"""Multiply-adds per second of a forward pass on two CPU cores; a step costs three passes."""
+SLOWEST, FASTEST = 8e9, 2.6e10
+"""Multiply-adds per second on two CPU cores: of networks as small as the digits', and of
+encoders; a step costs three forward passes."""
+SMALL_STEP = 1.3e8
 STEP_OVERHEAD = 0.008
-MAC_PER_STEP = 2.5e10
-"""Forward multiply-adds per step at most: 10 seconds, and some gigabytes of activations."""
+MAC_PER_STEP = 6e9
+"""Forward multiply-adds of a batch above 8, at most: more steps teach more than larger ones."""
+MAC_PER_SMALL_STEP = 2.5e10
+"""The same for a batch of 8, which is halved above: some gigabytes of activations."""
 LOOKS = 10
 """Looks at held-out samples, by default, besides the one at the start."""
 SHARE_OF_LOOKS = 0.15
 FEWEST_LOOKED_AT = 64
-RATE = 0.015
+RATE = 0.0062
 
 
 def default_batch_size(samples: int, operations: int = 0) -> int:
@@ -26,13 +30,15 @@ def default_batch_size(samples: int, operations: int = 0) -> int:
     size = 8
     while size < 64 and size * 16 < samples:
         size *= 2
-    while size > 4 and size * operations > MAC_PER_STEP:
+    while size > 8 and size * operations > MAC_PER_STEP:
+        size //= 2
+    if size * operations > MAC_PER_SMALL_STEP:
         size //= 2
     return size
 
 
 def default_steps(parameters: int, operations: int, samples: int, batch_size: int) -> int:
-    """Steps for about 45 s at 10^5 parameters and 8 minutes at 2 * 10^7, on 2 cores.
+    """Steps for about 1 minute at 10^5 parameters and 7 at 10^7, on 2 cores.
 
     Args:
         parameters: Trainable values.
@@ -40,8 +46,10 @@ def default_steps(parameters: int, operations: int, samples: int, batch_size: in
         samples: Training samples; no sample is seen more than `MOST_EPOCHS` times.
         batch_size: Samples per step.
     """
-    seconds = 45 * max(parameters / 1e5, 0.5) ** 0.44
-    step = STEP_OVERHEAD + 3 * operations * batch_size / MAC_PER_SECOND
+    seconds = 54 * max(parameters / 1e5, 0.5) ** 0.44
+    forward = operations * batch_size
+    speed = min(FASTEST, SLOWEST * max(1.0, forward / SMALL_STEP) ** 0.27)
+    step = STEP_OVERHEAD + 3 * forward / speed
     most = max(FEWEST_STEPS, MOST_EPOCHS * samples // batch_size)
     return int(min(max(seconds / step, FEWEST_STEPS), most))
 

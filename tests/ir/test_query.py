@@ -200,3 +200,17 @@ def test_operations_per_sample(which: str, expected: int) -> None:
         for value in node.outputs
     }
     assert query.operations(model, shapes) == expected
+
+
+def test_a_post_norm_stream_goes_on_behind_the_norm() -> None:
+    model = tiny.model_of("""
+    net (float[N, 4] x) => (float[N, 4] y)
+    <float[4, 4] w, float[4] g, float[4] b, float[4, 4] v> {
+        h = MatMul(x, w)
+        r = Relu(h)
+        s = Add(h, r)
+        n = LayerNormalization(s, g, b)
+        y = MatMul(n, v)
+    }""")
+    edit.infer_shapes(model)
+    assert [v.name for v in query.critical_values(model)] == ["n"]

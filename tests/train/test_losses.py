@@ -281,3 +281,40 @@ class _Plain(Loss):
 
     def build(self, graph: LossGraph) -> str | None:
         return graph.node("ReduceMean", graph.student(graph.outputs[0]), keepdims=0)
+
+
+TOKENS = """<ir_version: 9, opset_import: ["" : 17]>
+net (float[N, 3, 2] x, int64[N, 3] attention_mask) => (float[N, 3, 2] y) {
+    y = Mul(x, x)
+}"""
+
+
+def test_positions_without_a_token_do_not_count() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2, 3, 2)).astype(np.float32)
+    teacher = rng.normal(size=(2, 3, 2)).astype(np.float32)
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    copy = training_copy(ir.from_onnx_text(TOKENS), LearnedStep())
+    loss = loss_model(copy, (OutputError(),), (), with_teacher=True, with_labels=False)
+    feeds: dict[str, Array] = {"x": x, "attention_mask": mask, "teacher.y": teacher}
+    found = nets.run(loss.model, feeds)[loss.loss]
+    counted = mask.astype(bool)
+    error = ((x * x - teacher)[counted] ** 2).sum() / (teacher[counted] ** 2).sum()
+    assert float(found) == pytest.approx(float(error), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "length"),
+    [("int64", "mask", 3), ("float", "attention_mask", 3), ("int64", "attention_mask", 2)],
+)
+def test_only_an_integer_attention_mask_of_that_length_counts(
+    kind: str, name: str, length: int
+) -> None:
+    text = TOKENS.replace("int64[N, 3] attention_mask", f"{kind}[N, {length}] {name}")
+    copy = training_copy(ir.from_onnx_text(text), LearnedStep())
+    loss = loss_model(copy, (OutputError(),), (), with_teacher=True, with_labels=False)
+    x = np.ones((2, 3, 2), np.float32)
+    feeds: dict[str, Array] = {"x": x, "teacher.y": np.ones_like(x)}
+    feeds["teacher.y"][:, 1] = 3
+    feeds[name] = np.zeros((2, length), np.float32 if kind == "float" else np.int64)
+    assert float(nets.run(loss.model, feeds)[loss.loss]) == pytest.approx(4 / 11, rel=1e-5)
