@@ -17,15 +17,17 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpusq_compiler import compile_model
 from gpusq_compiler.recipe import Overrides
 from gpusq_compiler.report import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).parent.parent
 CELLS = ROOT / "benchmarks" / "results" / "accuracy"

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.training
 
 STEPS = 600
-LONG = ("--passes", "prune,qat", "--steps", str(STEPS), "--set", "qat.evaluate_every=20")
+LONG = (
+    "--passes",
+    "prune,qat",
+    "--steps",
+    str(STEPS),
+    "--set",
+    "qat.evaluate_every=20",
+    "--set",
+    "qat.blockwise=0",
+)
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
             data=folder / "data.npz",
             out=folder / "out.onnx",
             workdir=folder / ".gpusq",
-            overrides=Overrides(steps=STEPS, settings=("qat.evaluate_every=20",)),
+            overrides=Overrides(steps=STEPS, settings=SETTINGS),
         )
     return report.output.sha256
 

@@ -91,6 +91,7 @@ def test_its_pass_runs_from_a_recipe(site: Path, files: Path) -> None:
         deviations = 1
         [[pass]]
         use = "prune"
+        score = "magnitude"
         """,
         site,
         files,

@@ -179,7 +179,7 @@ def test_common_options_want_a_training_pass(given: dict[str, Any], where: str) 
         ("quantize.observer=minmax", "quantize", "observer", MinMax()),
         ("quantize.observer.use=minmax", "quantize", "observer", MinMax()),
         (
-            "quantize.observer.percentile=50",
+            'quantize.observer={use="percentile", percentile=50}',
             "quantize",
             "observer",
             Percentile(percentile=50.0),
@@ -213,8 +213,11 @@ def test_set_reaches_a_component_of_the_recipe(recipe: Any) -> None:
         ("qat.steps=1.5", "'1.5' does not fit"),
         ("qat.steps=[1]", "does not fit"),
         ("qat.steps=-1", "qat.steps: -1 is too small"),
-        ("quantize.observer.percentil=5", "'percentil'. Did you mean percentile?"),
-        ("quantize.observer.percentile=0", "percentile 0.0 is not in (0, 100]"),
+        ("quantize.observer.bit=5", "'bit'. Did you mean bits?"),
+        (
+            'quantize.observer={use="percentile", percentile=0}',
+            "percentile 0.0 is not in (0, 100]",
+        ),
         ("quantize.observer=mean", "there is no observer 'mean'"),
         ("quantize.observer.a.b=1", "'observer.a.b' is not an option of a component"),
         ("qat.steps.x=1", "is not an option of a component"),

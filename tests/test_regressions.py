@@ -63,7 +63,10 @@ def compiled(
         data={"x": x},
         out=folder / "out.onnx",
         workdir=folder / "work",
-        overrides=Overrides(steps=steps) if "qat" in passes else None,
+        overrides=Overrides(
+            steps=steps if "qat" in passes else None,
+            settings=("prune.score=magnitude",) if "prune" in passes else (),
+        ),
         threads=1,
     )
     onnx.checker.check_model(folder / "out.onnx", full_check=True)

@@ -10,7 +10,7 @@ encoders; a step costs three forward passes."""
 SMALL_STEP = 1.3e8
 STEP_OVERHEAD = 0.008
 MAC_PER_STEP = 6e9
-"""Forward multiply-adds of a batch above 8, at most: more steps teach more than larger ones."""
+"""Forward multiply-adds of a batch above 8: more steps teach more than larger ones."""
 MAC_PER_SMALL_STEP = 2.5e10
 """The same for a batch of 8, which is halved above: some gigabytes of activations."""
 LOOKS = 10

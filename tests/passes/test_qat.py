@@ -186,15 +186,16 @@ def test_defaults_are_resolved_and_reported(context_for: ContextFor) -> None:
     assert ran.steps > 0
     assert ran.batch_size is not None
     assert 0 < ran.batch_size <= 24
-    assert ran.evaluate_every == max(1, min(100, ran.steps // 10))
+    assert ran.evaluate_every == max(1, ran.steps // 10)
     assert report.result.metrics == {
         "steps": ran.steps,
         "best_step": ran.steps,
         "loss_at_start": 1.0,
         "loss_at_best": 0.5,
     }
-    assert report.result.series["held_out"] == [1.0, 0.5]
-    assert len(report.result.series["loss"]) == ran.steps
+    assert report.result.series["held_out"] == [1.0, 1.0, 0.5]
+    assert len(report.result.series["blocks/loss"]) == round(0.25 * ran.steps)
+    assert len(report.result.series["loss"]) == ran.steps - round(0.25 * ran.steps)
 
 
 def test_a_budget_is_measured_once_and_kept_for_a_resumed_run(context_for: ContextFor) -> None:
