@@ -23,16 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.training
 
 STEPS = 600
-LONG = (
-    "--passes",
-    "prune,qat",
-    "--steps",
-    str(STEPS),
-    "--set",
-    "qat.evaluate_every=20",
-    "--set",
-    "qat.blockwise=0",
-)
+SETTINGS = ("qat.evaluate_every=20", "qat.blockwise=0")
+LONG = ("--passes", "prune,qat", "--steps", str(STEPS), *(f"--set={s}" for s in SETTINGS))
 
 
 @pytest.fixture
