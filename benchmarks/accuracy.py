@@ -183,7 +183,7 @@ def figures(column: Column, way: str, stage: str) -> list[float]:
 
 def rows() -> Iterator[tuple[str, str, str]]:
     """Title, way and pass after which the figure is taken."""
-    yield "dense", "magnitude", "dense"
+    yield "dense", "sparsegpt", "dense"
     for score in SCORES:
         yield score, score, "prune"
         yield f"{score} + quantize", score, "quantize"
