@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpusq_compiler.calibration import batches, synthetic
+import numpy as np
+
+from gpusq_compiler.calibration import batches, padding, synthetic
 from gpusq_compiler.calibration.evaluate import Evaluator
+from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes.base import Context
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from gpusq_compiler.request import Request
     from gpusq_compiler.runtime.events import Events
     from gpusq_compiler.runtime.samples import Samples
+
+MOST_COMPARED = 256
+"""Held-out samples on which outputs are compared with the dense model's, after each pass."""
 
 
 def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> Context:
@@ -43,7 +50,10 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
         images=plan.images,
         events=request.events,
     )
-    data, held_out = _split(samples, plan.seed)
+    data, held_out = (
+        part and padding.unpadded(part, model, threads=request.threads, device=request.device)
+        for part in _split(samples, plan.seed)
+    )
     trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
     return Context(
         workdir=workdir,
@@ -65,17 +75,26 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
 def evaluator_of(
     model: ir.Model, request: Request, ctx: Context, images: Images | None = None
 ) -> Evaluator | None:
-    """The metric on ``--eval-data``, else on the held-out tenth; None without either."""
-    samples = ctx.held_out
+    """The metric on ``--eval-data``, else on the held-out tenth; None without either.
+
+    Likeness to the dense model, which every sample tells, is measured on some of the tenth.
+    """
     if request.eval_data is not None:
-        samples = open_data(
-            request.eval_data, model, ctx.workdir, request.metric, images=images
+        given = open_data(request.eval_data, model, ctx.workdir, request.metric, images=images)
+        samples: Samples | None = padding.unpadded(
+            given, model, threads=ctx.threads, device=ctx.device
         )
+    else:
+        samples = ctx.held_out
     if samples is None:
         return None
-    return Evaluator.of(
+    evaluator = Evaluator.of(
         request.metric, samples, model.clone(), threads=ctx.threads, device=ctx.device
     )
+    if request.eval_data is not None or evaluator.measures_accuracy:
+        return evaluator
+    few = Subset(samples, np.arange(min(samples.count, MOST_COMPARED)))
+    return dataclasses.replace(evaluator, samples=few)
 
 
 def open_data(

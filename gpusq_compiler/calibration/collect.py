@@ -10,6 +10,7 @@ from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import DataError
 from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.events import Events, Silent
+from gpusq_compiler.runtime.samples import lengths_of
 from gpusq_compiler.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def collect(
 def operations(
     model: ir.Model, samples: Samples, *, threads: int | None = None, device: str = "cpu"
 ) -> int:
-    """Multiply-adds per sample of the weighted layers, for samples as large as the first.
+    """Multiply-adds per sample of the weighted layers, for a sample of the usual length.
 
     Sizes that the file leaves open, as a sequence's length, are seen in a run.
 
@@ -95,7 +96,13 @@ def operations(
     if not layers:
         return 0
     session = Session(model, outputs=layers, threads=threads, device=device)
-    one = Subset(samples, np.zeros(session.batch or 1, dtype=np.int64))
+    one = Subset(samples, np.full(session.batch or 1, _usual(samples)))
     _, found = next(iter(session.over(one, 1)))
     shapes = {name: array.shape for name, array in found.items()}
     return query.operations(model, shapes) // (session.batch or 1)
+
+
+def _usual(samples: Samples) -> int:
+    """The sample whose length is next to the mean, the first where all are alike."""
+    lengths = lengths_of(samples)
+    return 0 if lengths is None else int(np.argmin(np.abs(lengths - lengths.mean())))

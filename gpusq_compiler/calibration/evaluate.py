@@ -15,10 +15,11 @@ from gpusq_compiler.calibration.functions import (
     split_spec,
     user_code,
 )
+from gpusq_compiler.calibration.padding import by_length
 from gpusq_compiler.errors import DataError, OptionError
 from gpusq_compiler.runtime.compare import BATCH_SIZE, paired
 from gpusq_compiler.runtime.metrics import Difference, hits
-from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples
+from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, with_padding
 from gpusq_compiler.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Evaluator:
         session = self._session(model)
         if self._function is not None:
             return self._user_score(session, *self._function)
-        runs = session.over(self.samples, self.batch_size)
+        runs = session.over(with_padding(self.samples), self.batch_size)
         if self.name in {"accuracy", "topk"}:
             return _hit_rate(runs, TOP if self.name == "topk" else 1)
         if self.name == "psnr" and self._scores_targets:
@@ -131,10 +132,11 @@ class Evaluator:
         return Session(model, threads=self.threads, device=self.device)
 
     def _likeness(self, session: Session) -> float:
-        """The worst output's likeness to the reference's."""
+        """The worst output's likeness to the reference's; padding of texts does not count."""
+        samples = by_length(self.samples)
         sums: dict[str, Difference] = {}
         reference = self._session(self.reference)
-        for _, wanted, found in paired(reference, session, self.samples, self.batch_size):
+        for _, wanted, found in paired(reference, session, samples, self.batch_size):
             for name, b in wanted.items():
                 if b.dtype.kind in "fV":
                     sums.setdefault(name, Difference()).update(found[name], b)
@@ -149,7 +151,7 @@ class Evaluator:
     def _user_score(
         self, session: Session, file: Path, function: Callable[..., object]
     ) -> float:
-        runs = list(session.over(self.samples, self.batch_size))
+        runs = list(session.over(with_padding(self.samples), self.batch_size))
         outputs = _joined(outputs for _, outputs in runs)
         feeds = _joined(feeds for feeds, _ in runs)
         with neighbours(file), user_code(self.name):

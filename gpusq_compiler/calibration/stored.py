@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples
+from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +76,12 @@ class Subset:
     def has_labels(self) -> bool:
         """Whether the feeds contain ``labels``."""
         return self._samples.has_labels
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64] | None:
+        """How long each sample is, None where all are equally long."""
+        lengths = lengths_of(self._samples)
+        return None if lengths is None else lengths[self._rows]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Feeds:
         """Read these rows of the subset."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpusq_compiler.calibration.matrices import weight_matrices
 from gpusq_compiler.calibration.moments import second_moments
+from gpusq_compiler.calibration.padding import by_length
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.calibration.walk import Walk
 from gpusq_compiler.errors import PreconditionError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.calibration.matrices import Matrices
     from gpusq_compiler.ir.query import WeightUse
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.runtime.samples import Samples
 
 LONGEST = 8192
 """Columns of a layer whose inputs' second moments are still kept: a quarter gigabyte."""
@@ -87,12 +89,11 @@ class Gathering:
                 sharing.setdefault(use.activation, []).append(use)
             else:
                 yield use, None
-        data, rng = self.ctx.samples(self.author), self.ctx.rng(self.author)
-        rows = np.sort(rng.permutation(data.count)[: self.samples])
+        rng = self.ctx.rng(self.author)
         walk = Walk(
             self.model,
             list(sharing),
-            Subset(data, rows),
+            by_length(self._samples(rng)),
             batch_size=BATCH_SIZE,
             threads=self.ctx.threads,
             device=self.ctx.device,
@@ -129,8 +130,12 @@ class Gathering:
             found = squares.get(use.value.name or "")
             yield use, None if found is None else weight_matrices(use, found)
 
-    def _job(self, names: tuple[str, ...]) -> TrainJob:
+    def _samples(self, rng: np.random.Generator) -> Samples:
         data = self.ctx.samples(self.author)
+        return Subset(data, np.sort(rng.permutation(data.count)[: self.samples]))
+
+    def _job(self, names: tuple[str, ...]) -> TrainJob:
+        data = self._samples(self.ctx.rng(self.author))
         return TrainJob(
             student=self.model,
             teacher=None,

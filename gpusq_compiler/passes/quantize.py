@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.calibration.collect import collect
+from gpusq_compiler.calibration.padding import by_length
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import OptionError
 from gpusq_compiler.ir import query
@@ -119,7 +120,7 @@ class Quantize(Pass):
         return collect(
             model,
             names,
-            Subset(data, np.sort(order)),
+            by_length(Subset(data, np.sort(order))),
             self.observer,
             batch_size=self.batch_size,
             threads=ctx.threads,

@@ -13,6 +13,9 @@ Feeds: TypeAlias = Mapping[str, Array]
 
 LABELS = "labels"
 """Name of the optional array of targets beside the model's inputs."""
+MASKS = ("attention_mask", "input_mask")
+POOL = 16
+"""Batches among which samples are sorted by length, where they differ in it."""
 
 
 @runtime_checkable
@@ -44,11 +47,42 @@ def batches(samples: Samples, size: int) -> Iterator[Feeds]:
         yield samples.take(np.arange(start, min(start + size, samples.count)))
 
 
-def training_rows(count: int, size: int, seed: int, step: int) -> npt.NDArray[np.int64]:
+def is_mask(name: str) -> bool:
+    """Whether an input of integers is 1 where a text has a token and 0 where nothing is."""
+    return any(word in name.lower() for word in MASKS)
+
+
+def lengths_of(samples: Samples) -> npt.NDArray[np.int64] | None:
+    """How long each sample is, None where all are equally long."""
+    found: npt.NDArray[np.int64] | None = getattr(samples, "lengths", None)
+    return found
+
+
+def with_padding(samples: Samples) -> Samples:
+    """The same samples with the padding that was cut off, if any was."""
+    found: Samples = getattr(samples, "whole", samples)
+    return found
+
+
+def training_rows(
+    count: int,
+    size: int,
+    seed: int,
+    step: int,
+    lengths: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.int64]:
     """Rows of training step ``step``: a pure function, so that a resumed run sees the same.
 
     Each epoch is a fresh permutation; a batch may straddle two epochs. All batches are full.
+    With ``lengths`` each batch has samples of like length.
     """
+    if lengths is not None:
+        pool, place = divmod(step, POOL)
+        rows = training_rows(count, size * POOL, seed, pool)
+        order = np.argsort(lengths[rows], kind="stable").reshape(POOL, size)
+        turn = np.random.default_rng([seed, pool]).permutation(POOL)[place]
+        batch: npt.NDArray[np.int64] = rows[order[turn]]
+        return batch
     first = step * size
     epochs = range(first // count, (first + size - 1) // count + 1)
     orders = [np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs]

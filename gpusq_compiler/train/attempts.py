@@ -44,7 +44,7 @@ class Attempts:
         loss: What is differentiated.
         reach: Paths of its graph.
         values: Parameters at their start.
-        batches: Gives the first batch, whose sizes hold for all.
+        batches: Gives the first batch, and sizes that hold for all.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Attempts:
         self._values = values
         self._batches = batches
         self._feeds: Feeds = {}
+        self._sizes = batches.sizes()
+        self.sound = True
         reached = reach.above([loss.loss])
         self.frozen = {name: UNREACHED for name in values if name not in reached}
         self._freeze(_cannot_pass)
@@ -101,7 +103,7 @@ class Attempts:
 
     def _gradient(self, names: Sequence[str]) -> bytes:
         model = with_inputs(self._loss.model, names)
-        _fix_sizes(model, self._batches.training(0))
+        _fix_sizes(model, self._sizes)
         return gradient_graph(model, names, self._loss.loss)
 
     def _freeze(self, stops: Callable[[onnx.NodeProto], bool]) -> bool:
@@ -112,6 +114,7 @@ class Attempts:
 
     def _halve(self, fails: Callable[[Sequence[str]], bool]) -> None:
         """Freeze as many of the first parameters as it takes for the others to work."""
+        self.sound = False
         order = self._reach.by_depth(self._names())
         low, high = 0, len(order)
         while high - low > 1:
@@ -146,14 +149,15 @@ def _like(missing: MissingGradient) -> Callable[[onnx.NodeProto], bool]:
     return lambda node: node.op_type == missing.op_type
 
 
-def _fix_sizes(model: onnx.ModelProto, feeds: Feeds) -> None:
-    """All batches have the sizes of the first: shape arithmetic is done once, not per step."""
+def _fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str]]) -> None:
+    """What is the same in all batches: shape arithmetic is done once, not per step."""
     for value in model.graph.input:
-        if value.name in feeds:
+        if value.name in sizes:
             dims = value.type.tensor_type.shape
             del dims.dim[:]
-            for size in feeds[value.name].shape:
-                dims.dim.add().dim_value = size
+            for size in sizes[value.name]:
+                named = {"dim_param": size} if isinstance(size, str) else {"dim_value": size}
+                dims.dim.add(**named)
 
 
 def session_of(model: bytes, job: TrainJob) -> Any:

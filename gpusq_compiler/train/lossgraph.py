@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.runtime.samples import LABELS
+from gpusq_compiler.runtime.samples import LABELS, is_mask
 from gpusq_compiler.train.blocks import read_instead
 from gpusq_compiler.train.protograph import ProtoGraph, opset_of
 from gpusq_compiler.train.quirks import drop_unused
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.trainable import TrainingCopy
 
 TEACHER = "teacher."
-MASKS = ("attention_mask", "input_mask")
-"""Integer inputs of text models that are 1 where there is a token and 0 where nothing is."""
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 NOT_FLOAT = "not imitated: it holds no floating-point numbers"
 VOLATILE = "not imitated: its size follows from the values of a sample"
@@ -152,8 +150,8 @@ class TrainingGraph(ProtoGraph):
             return None
         for value in self.graph.input:
             kind = value.type.tensor_type.elem_type
-            named = any(word in value.name.lower() for word in MASKS)
-            if named and kind in INTEGERS and self._copy.shapes.get(value.name) == shape[:2]:
+            fits = kind in INTEGERS and self._copy.shapes.get(value.name) == shape[:2]
+            if fits and is_mask(value.name):
                 return self._weights(value.name)
         return None
 

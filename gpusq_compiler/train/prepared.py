@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.runtime.samples import LABELS
+from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
 from gpusq_compiler.train.attempts import Attempts, session_of
 from gpusq_compiler.train.gradient import with_inputs
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
@@ -33,6 +33,7 @@ class Prepared:
         batches: What is fed.
         parameters: What is trained, in the order of the groups.
         left_out: What was to be trained or imitated and cannot be, with the reason.
+        sound: Whether nothing had to be tried out because the backward pass failed.
         backward: Session of the gradient graph, None when nothing is trained.
         forward: Session of the loss alone.
     """
@@ -41,6 +42,7 @@ class Prepared:
     batches: Batches
     parameters: Mapping[str, Parameter]
     left_out: Mapping[str, str]
+    sound: bool
     backward: Any
     forward: Any
 
@@ -55,6 +57,19 @@ def prepare(job: TrainJob, *, probe: bool = True) -> Prepared:
     Raises:
         TrainingError: No loss applies, a group names no float initializer, or building fails.
     """
+    if lengths_of(job.data) is not None:
+        try:
+            found = _prepared(job, probe=probe)
+        except TrainingError:
+            found = None
+        if found is not None and found.sound:
+            return found
+        job.events.note(f"{job.label}: cannot train on texts of any length; pads them")
+    data, held_out = with_padding(job.data), with_padding(job.held_out)
+    return _prepared(dataclasses.replace(job, data=data, held_out=held_out), probe=probe)
+
+
+def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
     parameters = starting_points(job)
     copy = training_copy(job.student, job.quantizer, batches=dry_runs(job))
     loss = loss_model(
@@ -77,6 +92,7 @@ def prepare(job: TrainJob, *, probe: bool = True) -> Prepared:
         batches=batches,
         parameters=trained,
         left_out={**loss.left_out, **attempts.frozen},
+        sound=attempts.sound,
         backward=backward,
         forward=session_of(forward, job),
     )

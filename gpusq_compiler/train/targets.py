@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpusq_compiler.errors import DataError, TrainingError
-from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, training_rows
+from gpusq_compiler.runtime.samples import (
+    LABELS,
+    Array,
+    Feeds,
+    Samples,
+    lengths_of,
+    training_rows,
+)
 from gpusq_compiler.runtime.session import Session, fixed_batch, input_specs
 from gpusq_compiler.train.lossgraph import TEACHER
 
@@ -25,12 +32,13 @@ CACHE_LIMIT = 256 << 20
 
 
 def dry_runs(job: TrainJob) -> list[Feeds]:
-    """Small batches of the student's inputs: two lengths, or the one that it prescribes."""
+    """Small batches of the student's inputs, which differ in all sizes that are free."""
     fixed = fixed_batch(job.student)
     names = [spec.name for spec in input_specs(job.student)]
     runs: list[Feeds] = []
-    for size in (2, 3) if fixed is None else (fixed,):
-        taken = job.data.take(np.arange(size) % max(1, job.data.count))
+    sizes = (2, 3) if fixed is None else (fixed, fixed)
+    for rows in _extremes(job.data, sizes):
+        taken = job.data.take(rows)
         runs.append({name: np.ascontiguousarray(taken[name]) for name in names})
     return runs
 
@@ -54,15 +62,27 @@ class Batches:
         }
         self.size = fixed_batch(job.student) or job.batch_size
         self._teacher = _Teacher(job, loss.targets) if loss.targets else None
+        self._lengths = lengths_of(job.data)
         epochs = job.steps * self.size / max(1, job.data.count)
-        self._known = self._remembered(job.data) if epochs > 1 else None
+        often = epochs > 1 and self._lengths is None
+        self._known = self._remembered(job.data) if often else None
         self._held_out: list[tuple[Feeds, int]] | None = None
 
     def training(self, step: int) -> Feeds:
         """The feeds of one training step: a pure function of the job and the step."""
-        rows = training_rows(self._job.data.count, self.size, self._job.seed, step)
+        job = self._job
+        rows = training_rows(job.data.count, self.size, job.seed, step, self._lengths)
         known = {name: values[rows] for name, values in (self._known or {}).items()}
-        return {**self._batch(self._job.data, rows, known), **self._hosted(step)}
+        return {**self._batch(job.data, rows, known), **self._hosted(step)}
+
+    def sizes(self) -> dict[str, tuple[int | str, ...]]:
+        """Shape of each feed; sizes in which batches differ are words, equal ones one word."""
+        if self._lengths is None:
+            return {name: array.shape for name, array in self.training(0).items()}
+        ends = _extremes(self._job.data, (self.size, self.size))
+        short, long = (self._batch(self._job.data, rows, {}) for rows in ends)
+        hosted = {name: array.shape for name, array in self._hosted(0).items()}
+        return {**{name: _sizes(short[name], long[name]) for name in short}, **hosted}
 
     def held_out(self, step: int) -> Iterator[tuple[Feeds, int]]:
         """The held-out samples in batches, each with its number of samples.
@@ -82,10 +102,12 @@ class Batches:
     def _looks(self) -> Iterator[tuple[Feeds, int]]:
         samples = self._job.held_out
         fixed = fixed_batch(self._job.student) is not None
+        lengths = lengths_of(samples)
+        order = np.arange(samples.count) if lengths is None else np.argsort(lengths)
         for first in range(0, samples.count, self.size):
             rows = np.arange(first, first + self.size)
             rows = rows % samples.count if fixed else rows[rows < samples.count]
-            yield self._batch(samples, rows, {}), len(rows)
+            yield self._batch(samples, order[rows], {}), len(rows)
 
     def _batch(
         self, samples: Samples, rows: npt.NDArray[np.int64], known: Mapping[str, Array]
@@ -129,6 +151,22 @@ class Batches:
         if _bytes([one]) / self.size * samples.count > CACHE_LIMIT:
             return None
         return self._teacher.everywhere(samples, self.size)
+
+
+def _extremes(samples: Samples, sizes: tuple[int, int]) -> list[npt.NDArray[np.int64]]:
+    """Rows of the shortest and of the longest samples; the first where all are alike."""
+    lengths = lengths_of(samples)
+    if lengths is None:
+        return [np.arange(size) % max(1, samples.count) for size in dict.fromkeys(sizes)]
+    order = np.argsort(lengths, kind="stable")
+    return [
+        np.resize(rows, size) for rows, size in zip((order, order[::-1]), sizes, strict=True)
+    ]
+
+
+def _sizes(short: Array, long: Array) -> tuple[int | str, ...]:
+    pairs = zip(short.shape, long.shape, strict=True)
+    return tuple(a if a == b else f"from {a} to {b}" for a, b in pairs)
 
 
 class _Teacher:
