@@ -54,7 +54,6 @@ class Walk:
     ) -> None:
         self._model = model
         self._left = list(stops)
-        self._open = _above(stops, frozenset())
         self._threads, self._device = threads, device
         size = fixed_batch(model) or batch_size
         fixed = fixed_batch(model) is not None
@@ -77,12 +76,18 @@ class Walk:
         stored = frozenset(self._batches[0])
         if value not in stored:
             path = _above([value], stored)
-            self._open -= path
-            self._run(path, [value, *self._crossing(path, stored)], stored)
+            made = [v for node in path for v in node.outputs if v not in stored]
+            needed = self._needed(stored.union(made))
+            self._run(path, [value, *(v for v in made if v in needed)], stored)
         found = [batch[value] for batch in self._batches]
         self._left.remove(value)
         self._forget()
         return found
+
+    def _needed(self, known: Stored) -> set[ir.Value]:
+        """What the stops that are left, or what computes them, read of what is known."""
+        ahead = _above(self._left, known)
+        return {value for node in ahead for value in reads(node)} | set(self._left)
 
     def _run(
         self,
@@ -116,18 +121,10 @@ class Walk:
         names = [value.name or "" for value in results]
         return Session(part, outputs=names, threads=self._threads, device=self._device)
 
-    def _crossing(self, path: Collection[ir.Node], stored: Stored) -> Iterator[ir.Value]:
-        """What the path computes and the rest of the walk reads."""
-        wanted = {value for node in self._open for value in reads(node)} | set(self._left)
-        for node in path:
-            yield from (v for v in node.outputs if v in wanted and v not in stored)
-
     def _forget(self) -> None:
         """Drop what nothing ahead needs."""
         stored = frozenset(self._batches[0])
-        ahead = _above(self._left, stored)
-        needed = {value for node in ahead for value in reads(node)} | set(self._left)
-        for value in stored - needed:
+        for value in stored - self._needed(stored):
             for batch in self._batches:
                 del batch[value]
 

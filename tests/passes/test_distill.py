@@ -23,6 +23,7 @@ from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.train.fixed import FixedTrainer
 from gpusq_compiler.train.loop import OrtTrainer
 from tests import tiny
+from tests.recorder import Recorder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,17 +31,6 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.job import TrainJob, TrainResult
 
 ContextFor = Callable[..., Context]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recorder(FixedTrainer):
-    """The fixed trainer, which also shows the jobs that it gets."""
-
-    jobs: list[TrainJob] = dataclasses.field(default_factory=list)
-
-    def fit(self, job: TrainJob) -> TrainResult:
-        self.jobs.append(job)
-        return super().fit(job)
 
 
 def distilled(model: ir.Model, ctx: Context, step: Distill) -> PassResult:

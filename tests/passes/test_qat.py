@@ -31,29 +31,12 @@ from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import HardLabel, OutputError, SoftLogits
 from gpusq_compiler.train.quantizers import FixedStep
 from tests import tiny
+from tests.recorder import DELTA, Recorder
 
 if TYPE_CHECKING:
     from gpusq_compiler.train.job import TrainJob, TrainResult
 
 ContextFor = Callable[..., Context]
-DELTA = 0.01
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recorder(FixedTrainer):
-    """The fixed trainer, which also shows the jobs that it gets."""
-
-    delta: float = DELTA
-    jobs: list[TrainJob] = dataclasses.field(default_factory=list)
-    answer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    speed: float = 0.5
-
-    def fit(self, job: TrainJob) -> TrainResult:
-        self.jobs.append(job)
-        return dataclasses.replace(super().fit(job), **self.answer)
-
-    def seconds_per_step(self, job: TrainJob, steps: int = 5) -> float:
-        return self.speed
 
 
 def prepared(model: ir.Model, context_for: ContextFor) -> ir.Model:

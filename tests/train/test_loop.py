@@ -207,14 +207,6 @@ def test_averaged_weights_keep_the_pattern(tmp_path: Path) -> None:
         assert np.all(result.values[name][~mask] == 0)
 
 
-def test_a_checkpoint_without_averages_is_not_taken(tmp_path: Path) -> None:
-    store = FolderCheckpoints(tmp_path / "checkpoints", resume=True)
-    TRAINER.fit(distillation(tmp_path, checkpoints=store))
-    averaged = distillation(tmp_path, checkpoints=store, averaging=0.9)
-    expected = TRAINER.fit(dataclasses.replace(averaged, checkpoints=None))
-    assert bytes_of(TRAINER.fit(averaged)) == bytes_of(expected)
-
-
 def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     job = distillation(tmp_path, checkpoints=FolderCheckpoints(folder))
@@ -227,10 +219,15 @@ def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     assert events.log == []
 
 
-def test_a_checkpoint_of_another_job_is_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"averaging": 0.9}], ids=["seed", "averaging"]
+)
+def test_a_checkpoint_of_another_job_is_not_taken(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     store = FolderCheckpoints(tmp_path / "checkpoints", resume=True)
     TRAINER.fit(distillation(tmp_path, checkpoints=store))
-    other = distillation(tmp_path, checkpoints=store, seed=1)
+    other = distillation(tmp_path, checkpoints=store, **change)
     expected = TRAINER.fit(dataclasses.replace(other, checkpoints=None))
     assert bytes_of(TRAINER.fit(other)) == bytes_of(expected)
 
