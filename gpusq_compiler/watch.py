@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpusq_compiler.calibration.stored import Subset
-from gpusq_compiler.errors import ModelError, PostconditionError
+from gpusq_compiler.errors import PostconditionError
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.latency import interleaved
-from gpusq_compiler.runtime.session import Session
+from gpusq_compiler.runtime.session import Session, refusal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,14 +58,12 @@ class Watch:
 
     def _can_run(self) -> bool:
         """Whether the runtime takes the model; without that nothing is measured, and said."""
-        try:
-            Session(self._dense, threads=self._ctx.threads, device=self._ctx.device)
-        except ModelError as error:
+        reason = refusal(self._dense, threads=self._ctx.threads, device=self._ctx.device)
+        if reason is not None:
             self._ctx.events.note(
-                f"nothing is measured, for the model cannot run here: {error.what}"
+                f"nothing is measured, for the model cannot run here: {reason}"
             )
-            return False
-        return True
+        return reason is None
 
     def __call__(self, report: PassReport, model: ir.Model) -> None:
         """Hold a function-preserving pass to its word; score the model.

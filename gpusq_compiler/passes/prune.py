@@ -22,6 +22,7 @@ from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.evidence import Gathering
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.sharing import separate
+from gpusq_compiler.runtime.session import refusal
 from gpusq_compiler.sparsity.nm import (
     NM,
     kept_magnitude,
@@ -72,12 +73,12 @@ class Prune(Pass):
             )
 
     def resolve(self, model: ir.Model, ctx: Context) -> Prune:
-        """Take the score that the data allow where the user chose none."""
-        del model
+        """Take the score that model and data allow where the user chose none."""
         if not isinstance(self.score, Auto):
             return self
         real = ctx.data is not None and not ctx.synthesised
-        return dataclasses.replace(self, score=SparseGpt() if real else Magnitude())
+        seen = real and refusal(model, threads=ctx.threads, device=ctx.device) is None
+        return dataclasses.replace(self, score=SparseGpt() if seen else Magnitude())
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Prune every eligible weight once and claim its pattern."""

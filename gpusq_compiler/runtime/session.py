@@ -215,6 +215,15 @@ class Session:
         }
 
 
+def refusal(model: ir.Model, *, threads: int | None = None, device: str = "cpu") -> str | None:
+    """Why the runtime does not take a model; None if it does."""
+    try:
+        Session(model, threads=threads, device=device)
+    except ModelError as error:
+        return error.what
+    return None
+
+
 def _fed(array: Array) -> Array:
     """What `runnable` takes in place of an array."""
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

@@ -148,7 +148,7 @@ class Taylor(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto(Score):
-    """``sparsegpt`` where the user gave data, ``magnitude`` where not; `prune` chooses."""
+    """``sparsegpt`` where the user gave data and the model runs on them, else ``magnitude``."""
 
     name: ClassVar[str] = "auto"
 

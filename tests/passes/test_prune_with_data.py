@@ -107,6 +107,9 @@ def test_auto_looks_at_data_that_the_user_gave_and_at_no_other(
     synthesised, none = context_for(model, synthesised=True), context_for(model, data=None)
     chosen = [Prune().resolve(model, ctx) for ctx in (given, synthesised, none)]
     assert [step.score.name for step in chosen] == ["sparsegpt", "magnitude", "magnitude"]
+    model.graph[0].domain = "their.domain"
+    model.opset_imports["their.domain"] = 1
+    assert Prune().resolve(model, given).score.name == "magnitude", "it cannot be run"
 
 
 def test_a_weight_that_has_the_pattern_stays_as_it_is(context_for: ContextFor) -> None:
