@@ -1,6 +1,7 @@
 """Accuracy of every way to a sparse INT8 file, on the models that this repository trains.
 
-usage: python -m benchmarks.accuracy [--only MODEL] [--seeds 1 2 3] [--way WAY] [--again]
+usage: python -m benchmarks.accuracy [--only MODEL] [--seeds 1 2 3] [--way WAY] [--threads N]
+                                     [--again]
 
 One cell is one compile; it leaves one JSON file in benchmarks/results/accuracy, and a cell
 that is there is not run again. Every call writes docs/accuracy.md anew from all cells that are
@@ -33,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 CELLS = ROOT / "benchmarks" / "results" / "accuracy"
 PAGE = ROOT / "docs" / "accuracy.md"
 COMMAND = "python -m benchmarks.accuracy"
-SCORES = ("magnitude", "wanda", "sparsegpt", "taylor")
+TRAINED = ("magnitude", "wanda", "sparsegpt")
+SCORES = (*TRAINED, "taylor")
 FEW_SAMPLES, FEW_MINUTES = 128, 2.0
 
 
@@ -82,17 +84,21 @@ class Way:
         passes: As on the command line.
         options: As with ``--set``.
         stages: Which passes train, and share the steps.
+        target: As on the command line.
         few: The user with few samples and little time.
     """
 
     passes: str = "prune,qat"
     options: tuple[str, ...] = ()
     stages: tuple[str, ...] = ("qat",)
+    target: str = "onnxruntime"
     few: bool = False
 
 
 WAYS: Mapping[str, Way] = {
-    **{score: Way(options=(f"prune.score={score}",)) for score in SCORES},
+    **{score: Way(options=(f"prune.score={score}",)) for score in TRAINED},
+    "taylor": Way(passes="prune,quantize", options=("prune.score=taylor",), stages=()),
+    "tensorrt": Way(options=("prune.score=sparsegpt",), target="tensorrt"),
     "full": Way(
         passes="prune,distill,qat",
         options=("prune.score=sparsegpt",),
@@ -115,9 +121,9 @@ def arrays(
         return {k: v[:most] for k, v in stored.items() if labels or k != "labels"}
 
 
-def cell(column: Column, way: Way, seed: int) -> dict[str, Any]:
+def cell(column: Column, way: Way, seed: int, threads: int | None) -> dict[str, Any]:
     """One compile: the figure after every pass, and the seconds it took."""
-    share = column.steps // len(way.stages)
+    share = column.steps // max(1, len(way.stages))
     steps = () if way.few else tuple(f"{stage}.steps={share}" for stage in way.stages)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -130,8 +136,10 @@ def cell(column: Column, way: Way, seed: int) -> dict[str, Any]:
             ),
             eval_data=arrays(column, "test", labels=True),
             metric=column.metric,
+            target=way.target,
             budget=FEW_MINUTES if way.few else None,
             seed=seed,
+            threads=threads,
             out=Path(folder) / "out.onnx",
             workdir=Path(folder) / "work",
         )
@@ -141,7 +149,7 @@ def cell(column: Column, way: Way, seed: int) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 1),
         "bytes": [report.source.bytes, report.output.bytes],
         "versions": versions(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {threads or os.cpu_count()} threads",
     }
 
 
@@ -157,6 +165,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=sorted({c.model for c in COLUMNS}))
     parser.add_argument("--way", action="append", choices=WAYS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--threads", type=int, help="of a run; 1 lets two runs go side by side"
+    )
     parser.add_argument("--again", action="store_true", help="run cells that are there, too")
     asked = parser.parse_args()
     CELLS.mkdir(parents=True, exist_ok=True)
@@ -168,7 +179,7 @@ def main() -> None:
                     file.exists() and not asked.again
                 ):
                     continue
-                found = cell(column, WAYS[way], seed)
+                found = cell(column, WAYS[way], seed, asked.threads)
                 file.write_text(json.dumps(found, indent=1) + "\n")
                 print(f"{file.stem}: {found['seconds']} s, {found['after']}", flush=True)
     write()
@@ -187,7 +198,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
     for score in SCORES:
         yield score, score, "prune"
         yield f"{score} + quantize", score, "quantize"
-        yield f"{score} + qat", score, "freeze"
+        if "qat" in WAYS[score].passes:
+            yield f"{score} + qat", score, "freeze"
+    yield "sparsegpt + qat, `--target tensorrt`", "tensorrt", "freeze"
     yield "sparsegpt + distill", "full", "distill"
     yield "full recipe", "full", "freeze"
     yield "full recipe, w_i off", "full, w_i off", "freeze"

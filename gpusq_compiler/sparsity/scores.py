@@ -148,7 +148,7 @@ class Taylor(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto(Score):
-    """``sparsegpt`` where the user gave data and the model runs on them, else ``magnitude``."""
+    """``sparsegpt`` where there are real data on which the model runs, else ``magnitude``."""
 
     name: ClassVar[str] = "auto"
 
