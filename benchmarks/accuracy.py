@@ -68,11 +68,11 @@ class Column:
 
 
 COLUMNS = (
-    Column(model="vit_digits", data="digits", steps=1500, labels=True),
-    Column(model="vit_digits", data="digits", steps=1500),
-    Column(model="resnet_digits", data="digits", steps=600),
-    Column(model="sr_photos", data="sr_photos", steps=300, metric="psnr"),
-    Column(model="text_python", data="text_python", steps=250),
+    Column(model="vit_digits", data="digits", steps=800, labels=True),
+    Column(model="vit_digits", data="digits", steps=800),
+    Column(model="resnet_digits", data="digits", steps=500),
+    Column(model="sr_photos", data="sr_photos", steps=200, metric="psnr"),
+    Column(model="text_python", data="text_python", steps=80),
 )
 
 

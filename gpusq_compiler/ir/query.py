@@ -284,6 +284,40 @@ def critical_values(model: ir.Model) -> list[ir.Value]:
     return [value for value in chosen if value.name not in outputs]
 
 
+SAME_VALUES = (
+    "Identity",
+    "Cast",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Gather",
+    "Slice",
+)
+POOLS = ("LayerNormalization", "LpNormalization", "ReduceMean", "ReduceSum", "Tanh")
+
+
+def embeddings(model: ir.Model) -> set[str]:
+    """Outputs that are pooled or normalised vectors: their values matter, not their ranking.
+
+    An output ``[samples, width]`` looks like class scores by its shape alone; class scores
+    come from a weighted layer.
+    """
+    return {value.name or "" for value in model.graph.outputs if _is_embedding(value)}
+
+
+def _is_embedding(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and is_op(node, *SAME_VALUES) and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None:
+        return False
+    if is_op(node, "Div"):
+        divisor = node.inputs[1]
+        return divisor is not None and divisor.producer() is not None
+    return is_op(node, *POOLS)
+
+
 def _normalized(value: ir.Value) -> ir.Value:
     readers = {node for node, _ in value.uses()}
     if len(readers) == 1 and is_op(next(iter(readers)), "LayerNormalization"):

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.quantizers import Quantizer
 
 MIXED = (HardLabel(), SoftLogits(), OutputError(), FeatureError())
+WITH_LOGITS, WITHOUT_LOGITS = 0.25, 0.5
+"""Block-wise shares: class scores follow from all blocks together. Measured on a character
+model, which lost by the larger share, and a sentence encoder, which lost by the smaller."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class TrainingPass(Pass, abc.ABC):
     losses: Annotated[tuple[Loss, ...], "terms of the training loss"] = MIXED
     temperature: Annotated[float | None, "of every loss that has one; none: its own"] = None
     features: Annotated[tuple[str, ...], "tensors to imitate; empty: found"] = ()
-    blockwise: Annotated[float, "share of the steps in which each block learns alone"] = 0.25
+    blockwise: Annotated[float | None, "share of block-wise steps; none: from outputs"] = None
     averaging: Annotated[float | None, "decay of the weights' moving average"] = None
     clip_norm: Annotated[float | None, "bound of the gradients' common norm"] = None
     evaluate_every: Annotated[int | None, "steps between looks at held-out data"] = None
@@ -104,7 +107,10 @@ class TrainingPass(Pass, abc.ABC):
         if self.steps is None and ctx.budget is not None:
             chosen = chosen._within_budget(model, ctx)
         every = self.evaluate_every or max(1, (chosen.steps or 0) // LOOKS)
-        return dataclasses.replace(chosen, evaluate_every=every)
+        share = self.blockwise
+        if share is None:
+            share = WITH_LOGITS if _has_logits(model) else WITHOUT_LOGITS
+        return dataclasses.replace(chosen, evaluate_every=every, blockwise=share)
 
     def _sized(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Steps and batch size for this model and these samples."""
@@ -153,7 +159,7 @@ class TrainingPass(Pass, abc.ABC):
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Train and write the best iterate back, masks applied."""
         job = self.job(model, ctx)
-        result = stages.fit(job, self._trainer(ctx), self.blockwise)
+        result = stages.fit(job, self._trainer(ctx), self.blockwise or 0.0)
         changed = trained.write_back(model, job, result)
         held_out = dict(result.held_out)
         return PassResult(
@@ -292,6 +298,13 @@ def masks_of(model: ir.Model) -> dict[str, npt.NDArray[np.bool_]]:
         weight = value.const_value.numpy()
         masks[value.name or ""] = mask_from_zeros(weight, pattern, axis=claim.axis)
     return masks
+
+
+def _has_logits(model: ir.Model) -> bool:
+    """Whether an output is class scores, as far as the file says."""
+    embeddings = query.embeddings(model)
+    flat = (value for value in model.graph.outputs if len(value.shape or ()) == 2)
+    return any(value.name not in embeddings for value in flat)
 
 
 def _shapes(model: ir.Model) -> dict[str, str]:

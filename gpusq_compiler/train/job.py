@@ -47,6 +47,11 @@ class LossGraph(GraphBuilder, Protocol):
         ...
 
     @property
+    def logits(self) -> tuple[str, ...]:
+        """Names of the outputs ``[samples, classes]`` that are class scores."""
+        ...
+
+    @property
     def features(self) -> tuple[str, ...]:
         """Names of the critical layers' tensors, in graph order."""
         ...

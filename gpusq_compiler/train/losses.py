@@ -25,7 +25,7 @@ TINY = 1e-12
 class HardLabel(Loss):
     r"""Cross-entropy with the labels (its existence and weight: the paper).
 
-    ``-(1/B) sum_b log softmax(s_b)[y_b]`` on the first output, if that has rank 2.
+    ``-(1/B) sum_b log softmax(s_b)[y_b]`` on the first output, if that is class scores.
     """
 
     name: ClassVar[str] = "hard-label"
@@ -34,7 +34,7 @@ class HardLabel(Loss):
 
     def build(self, graph: LossGraph) -> str | None:
         """Pick each row's log-probability at its label."""
-        if graph.labels is None or not graph.outputs or graph.rank(graph.outputs[0]) != 2:
+        if not graph.logits or graph.logits[0] != graph.outputs[0] or graph.labels is None:
             return None
         logs = graph.node("LogSoftmax", graph.student(graph.outputs[0]), axis=-1)
         column = graph.node("Unsqueeze", graph.labels, axes_of(graph, 1))
@@ -46,7 +46,7 @@ class HardLabel(Loss):
 class SoftLogits(Loss):
     r"""Distillation of logits (existence and weight: the paper; T and T^2: our choice).
 
-    ``(T^2/B) sum_b KL(softmax(t_b/T) || softmax(s_b/T))``, summed over outputs of rank 2.
+    ``(T^2/B) sum_b KL(softmax(t_b/T) || softmax(s_b/T))``, summed over class scores.
     """
 
     name: ClassVar[str] = "soft-logits"
@@ -59,9 +59,8 @@ class SoftLogits(Loss):
             raise OptionError("must be positive", where="soft-logits.temperature")
 
     def build(self, graph: LossGraph) -> str | None:
-        """Sum the divergence of each output of rank 2."""
-        names = [name for name in graph.outputs if graph.rank(name) == 2]
-        return total(graph, [self._divergence(graph, name) for name in names])
+        """Sum the divergence of each output that is class scores."""
+        return total(graph, [self._divergence(graph, name) for name in graph.logits])
 
     def _divergence(self, graph: LossGraph, name: str) -> str:
         temperature = graph.constant(float(self.temperature))
@@ -82,7 +81,7 @@ class OutputError(Loss):
     ``mean((t - s)^2) / mean(t^2)``, summed over outputs.
 
     Attributes:
-        logits: Whether outputs of rank 2, which ``soft-logits`` covers, count too.
+        logits: Whether class scores, which ``soft-logits`` covers, count too.
     """
 
     name: ClassVar[str] = "output-error"
@@ -90,7 +89,7 @@ class OutputError(Loss):
 
     def build(self, graph: LossGraph) -> str | None:
         """Sum the relative error of each output that is left."""
-        names = [name for name in graph.outputs if self.logits or graph.rank(name) != 2]
+        names = [name for name in graph.outputs if self.logits or name not in graph.logits]
         return total(graph, [relative_error(graph, name) for name in names])
 
 

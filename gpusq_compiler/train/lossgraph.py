@@ -58,6 +58,7 @@ class TrainingGraph(ProtoGraph):
         copy: Extended in place.
         features: Critical layers.
         factors: Their w_i, by name; 1 where there is none.
+        embeddings: Outputs that are no class scores, whatever their shape.
         with_teacher: Whether there is a teacher whose tensors can be fed.
         with_labels: Whether the samples have labels.
     """
@@ -68,6 +69,7 @@ class TrainingGraph(ProtoGraph):
         features: Sequence[str],
         *,
         factors: Mapping[str, float] | None = None,
+        embeddings: Collection[str] = (),
         with_teacher: bool,
         with_labels: bool,
     ) -> None:
@@ -83,6 +85,7 @@ class TrainingGraph(ProtoGraph):
         self._outputs = tuple(n for n in declared if f"output '{n}'" not in self.left_out)
         self._features = tuple(name for name in features if name not in copy.volatile)
         self._factors = factors or {}
+        self._embeddings = frozenset(embeddings)
         self._masks: dict[str, str] = {}
         self._with_teacher = with_teacher
         self._with_labels = with_labels
@@ -93,6 +96,12 @@ class TrainingGraph(ProtoGraph):
     def outputs(self) -> tuple[str, ...]:
         """Names of the model's floating-point outputs."""
         return self._outputs
+
+    @property
+    def logits(self) -> tuple[str, ...]:
+        """Names of the outputs that are class scores."""
+        flat = (name for name in self._outputs if self.rank(name) == 2)
+        return tuple(name for name in flat if name not in self._embeddings)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -183,6 +192,7 @@ def loss_model(
     features: Sequence[str],
     *,
     factors: Mapping[str, float] | None = None,
+    embeddings: Collection[str] = (),
     with_teacher: bool,
     with_labels: bool,
     blockwise: bool = False,
@@ -193,7 +203,12 @@ def loss_model(
         TrainingError: No term applies.
     """
     graph = TrainingGraph(
-        copy, features, factors=factors, with_teacher=with_teacher, with_labels=with_labels
+        copy,
+        features,
+        factors=factors,
+        embeddings=embeddings,
+        with_teacher=with_teacher,
+        with_labels=with_labels,
     )
     own = list(graph.graph.node)
     kept: list[Loss] = []

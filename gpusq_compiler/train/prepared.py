@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
 from gpusq_compiler.train.attempts import Attempts, session_of
 from gpusq_compiler.train.gradient import with_inputs
@@ -77,6 +78,7 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
         job.terms,
         job.features,
         factors=job.factors,
+        embeddings=query.embeddings(job.student),
         with_teacher=job.teacher is not None,
         with_labels=_has_class_ids(job.data),
         blockwise=job.blockwise,

@@ -15,6 +15,7 @@ from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.distill import Distill
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
+from gpusq_compiler.passes.training import WITH_LOGITS, WITHOUT_LOGITS
 from gpusq_compiler.passes.stages import FASTER
 from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.train.fixed import FixedTrainer
@@ -141,3 +142,12 @@ def test_both_stages_train_and_averages_and_clipping_go_with_them(
 def test_numbers_that_cannot_be(options: dict[str, float], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Distill(**options)  # type: ignore[arg-type]
+
+
+def test_class_scores_get_more_of_the_steps_together(context_for: ContextFor) -> None:
+    scores, tokens = tiny.mlp(), tiny.attention()
+    shares = [
+        Distill(steps=4, batch_size=8).resolve(model, context_for(model)).blockwise
+        for model in (scores, tokens)
+    ]
+    assert shares == [WITH_LOGITS, WITHOUT_LOGITS]

@@ -52,6 +52,7 @@ def evaluated(
     *terms: Loss,
     features: tuple[str, ...] = (),
     factors: Mapping[str, float] | None = None,
+    embeddings: tuple[str, ...] = (),
     with_teacher: bool = True,
     with_labels: bool = True,
     text: str = TEXT,
@@ -63,6 +64,7 @@ def evaluated(
         terms,
         features,
         factors=factors,
+        embeddings=embeddings,
         with_teacher=with_teacher,
         with_labels=with_labels,
     )
@@ -170,6 +172,13 @@ def test_soft_logits_is_zero_for_equal_logits() -> None:
     loss = loss_model(copy, [SoftLogits()], (), with_teacher=True, with_labels=False)
     feeds = {"x": X, "teacher_copy": X, "teacher.logits": X}
     assert nets.run(loss.model, feeds)[loss.loss] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_embedding_is_imitated_by_its_values() -> None:
+    terms = (HardLabel(), SoftLogits(), OutputError())
+    found = evaluated(*terms, embeddings=("logits",))
+    both = evaluated(OutputError(logits=True))
+    assert found == {"loss": both["loss"], "output-error": both["output-error"]}
 
 
 MAPS = """
