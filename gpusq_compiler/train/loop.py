@@ -42,7 +42,7 @@ class OrtTrainer:
         stored = progress.load(job)
         if stored is not None and stored[0].step >= job.steps:
             return stored[0].result(job)
-        prepared = prepare(job, probe=self.probe)
+        prepared = prepare(job, probe=self.probe and job.steps > 0)
         run = _Run(job, prepared)
         if stored is not None:
             run.resume(*stored)
