@@ -10,7 +10,7 @@ import numpy as np
 from gpusq_compiler.calibration.columns import Column, chunks, viewed
 from gpusq_compiler.calibration.pictures import ImageColumn
 from gpusq_compiler.errors import DataError
-from gpusq_compiler.runtime.samples import LABELS
+from gpusq_compiler.runtime.samples import IGNORED, LABELS
 from gpusq_compiler.runtime.session import without_batch
 
 if TYPE_CHECKING:
@@ -156,12 +156,15 @@ def _labels(column: Column, classes: int | None, where: str) -> None:
             where=where,
             remedy="Flatten it with .reshape(-1)",
         )
-    sample = _first(column, lambda values: values < 0)
+    ignored = IGNORED if len(column.shape) > 1 else 0
+    sample = _first(column, lambda values: (values < 0) & (values != ignored))
     if sample is not None:
         raise DataError(
             f"sample {sample} has a negative class",
             where=where,
-            remedy="Class ids count from 0; leave unlabelled samples out",
+            remedy="Class ids count from 0; leave unlabelled samples out"
+            if len(column.shape) == 1
+            else f"Class ids count from 0; {IGNORED} stands where there is none",
         )
     if classes is None:
         return

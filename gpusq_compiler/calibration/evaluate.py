@@ -8,6 +8,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from gpusq_compiler.calibration.functions import (
     load_function,
@@ -19,7 +20,15 @@ from gpusq_compiler.calibration.padding import by_length
 from gpusq_compiler.errors import DataError, OptionError
 from gpusq_compiler.runtime.compare import BATCH_SIZE, paired
 from gpusq_compiler.runtime.metrics import Difference, hits
-from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, with_padding
+from gpusq_compiler.runtime.samples import (
+    IGNORED,
+    LABELS,
+    Array,
+    Feeds,
+    Samples,
+    is_mask,
+    with_padding,
+)
 from gpusq_compiler.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -139,7 +148,8 @@ class Evaluator:
         for _, wanted, found in paired(reference, session, samples, self.batch_size):
             for name, b in wanted.items():
                 if b.dtype.kind in "fV":
-                    sums.setdefault(name, Difference()).update(found[name], b)
+                    known = np.isfinite(b.astype(np.float32))
+                    sums.setdefault(name, Difference()).update(found[name][known], b[known])
         if not sums:
             raise DataError(
                 f"{self.name} needs a floating-point output and the model has none",
@@ -184,10 +194,26 @@ def _hit_rate(runs: Iterator[tuple[Feeds, dict[str, Array]]], k: int) -> float:
                 where=f"array '{LABELS}'",
                 remedy="Check that the labels belong to this model",
             )
-        found = hits(scores, labels, k)
+        counted = _counted(feeds, labels)
+        found = hits(scores, np.where(counted, labels, 0), k)[counted]
         hit += int(np.count_nonzero(found))
         count += found.size
+    if not count:
+        raise DataError(
+            f"holds nothing but {IGNORED}",
+            where=f"array '{LABELS}'",
+            remedy="Give labels, or use --metric cosine",
+        )
     return hit / count
+
+
+def _counted(feeds: Feeds, labels: Array) -> npt.NDArray[np.bool_]:
+    """Where there is a label, and no padding of a text."""
+    counted: npt.NDArray[np.bool_] = labels != IGNORED
+    for name, array in feeds.items():
+        if is_mask(name) and array.shape == labels.shape:
+            counted = counted & (array != 0)
+    return counted
 
 
 def _scores(outputs: dict[str, Array], labels: Array) -> Array:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROWS_PER_COLUMN = 8
 FEWEST_ROWS = 16384
 """Inputs that are looked at: enough for a well-conditioned matrix, however large the data."""
+HIGHEST = 1e15
+"""Squares of larger inputs, added up, leave float32."""
 
 
 def second_moments(
@@ -32,7 +34,7 @@ def second_moments(
         rng: Draws the positions that are looked at, where there are many.
 
     Raises:
-        DataError: The activation is not finite.
+        DataError: The activation is not finite, or too large.
     """
     from scipy.linalg.blas import ssyrk
 
@@ -40,9 +42,9 @@ def second_moments(
     most = max(FEWEST_ROWS, ROWS_PER_COLUMN * length) // len(batches) + 1
     moments = np.zeros((use.groups, length, length), np.float32)
     for batch in batches:
-        if not np.isfinite(batch).all():
+        if not (np.abs(batch) < HIGHEST).all():
             raise DataError(
-                "is not finite on the samples",
+                f"is not finite, or above {HIGHEST:.0e}, on some samples",
                 where=f"tensor '{use.activation.name if use.activation else ''}'",
                 remedy="Look for extreme values in the data, or exclude the layer",
             )

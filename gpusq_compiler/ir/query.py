@@ -194,6 +194,27 @@ def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
     )
 
 
+OTHER_LAYERS = ("Einsum", "GRU", "LSTM", "RNN")
+
+
+def other_weights(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
+    """Nodes that multiply float weights in ways that no pass knows, with the weights' sizes.
+
+    These are Einsum, recurrent layers, and operators of other domains.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain in DEFAULT_DOMAIN and node.op_type not in OTHER_LAYERS:
+            continue
+        tensors = {value: value.const_value for value in node.inputs if value is not None}
+        size = sum(
+            tensor.size
+            for tensor in tensors.values()
+            if tensor is not None and tensor.dtype in FLOATS and len(tensor.shape) > 1
+        )
+        if size:
+            yield node, size
+
+
 def is_stem(use: WeightUse) -> bool:
     """Whether this is the first convolution on a graph input, a patch embedding excepted.
 

@@ -55,6 +55,7 @@ class Canonicalize(Pass):
         """Apply each step until nothing changes."""
         del ctx
         before, size = Snapshot(model), _size(model)
+        declared = [value.shape for value in model.graph.outputs]
         io.raise_opset(model, OLDEST_OPSET)
         if model.functions:
             common.InlinePass()(model)
@@ -72,11 +73,23 @@ class Canonicalize(Pass):
         _straighten(model)
         for use in query.weight_uses(model):
             query.require_finite(use)
+        _restore(model, declared)
         changes = before.until(Snapshot(model))
         return PassResult(
             changed=(*changes.nodes, *changes.tensors, *changes.interface),
             skipped=(*freed, *_left_batchnorms(model)),
             metrics={"nodes_before": size, "nodes_after": _size(model)},
+        )
+
+
+def _restore(model: ir.Model, declared: list[ir.Shape | None]) -> None:
+    """Outputs keep the sizes that the file gives them, names of dimensions included."""
+    for value, shape in zip(model.graph.outputs, declared, strict=True):
+        if shape is None or value.shape is None or len(shape) != len(value.shape):
+            continue
+        value.shape = ir.Shape(
+            ours if isinstance(ours, int) or ours.value is not None else found
+            for ours, found in zip(shape, value.shape, strict=True)
         )
 
 

@@ -22,6 +22,7 @@ from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.evidence import Gathering
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.sharing import separate
+from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.runtime.session import refusal
 from gpusq_compiler.sparsity.nm import (
     NM,
@@ -88,6 +89,7 @@ class Prune(Pass):
         verdicts = [(use, ineligible(use, pattern, selection)) for use in uses]
         skipped = [finding for _, finding in verdicts if finding is not None]
         chosen = [use for use, finding in verdicts if finding is None]
+        skipped += untouched(model)
         skipped += separate(model, chosen)
         wanted = {use.node for use in chosen}
         layers = [use for use in query.weight_uses(model) if use.node in wanted]
@@ -103,7 +105,7 @@ class Prune(Pass):
         return PassResult(
             changed=_in_order(layers, changed),
             skipped=tuple(skipped),
-            metrics=_totals(query.weight_uses(model), list(rows.values())),
+            metrics=_totals(model, list(rows.values())),
             tables={"layers": [rows[use.node] for use in layers]},
         )
 
@@ -199,8 +201,9 @@ def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Findi
     return None
 
 
-def _totals(uses: Iterable[query.WeightUse], rows: list[dict[str, Cell]]) -> dict[str, float]:
-    total = sum({use.value.name: math.prod(use.shape) for use in uses}.values())
+def _totals(model: ir.Model, rows: list[dict[str, Cell]]) -> dict[str, float]:
+    sizes = {use.value.name: math.prod(use.shape) for use in query.weight_uses(model)}
+    total = sum(sizes.values()) + sum(size for _, size in query.other_weights(model))
     pruned = {row["weight"]: int(row["parameters"] or 0) for row in rows}
     return {
         "layers": len(pruned),

@@ -22,6 +22,7 @@ from gpusq_compiler.errors import OptionError
 from gpusq_compiler.ir import query
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
+from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.quant.arithmetic import dequantize, quantize
 from gpusq_compiler.quant.observers import MeanSquare, Observer
 from gpusq_compiler.quant.placement import TARGETS, Placement, Scene, place
@@ -95,6 +96,7 @@ class Quantize(Pass):
         scales = insert(model, draft, ranges)
         rows = [_row(site, scale) for site, scale in scales.items()]
         findings = [finding for _, finding in refusals if finding is not None]
+        findings += untouched(model)
         findings += [Finding(**dataclasses.asdict(refusal)) for refusal in draft.refusals]
         return PassResult(
             changed=tuple(dict.fromkeys(str(row["tensor"]) for row in rows)),

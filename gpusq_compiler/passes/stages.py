@@ -1,8 +1,9 @@
 """Training in two stages: each block on its own first, then all of them together.
 
 In the first stage every block reads what the dense model's block reads, so that it can learn
-fast and undisturbed; the second corrects what the blocks' errors add up to. Its first look says
-whether the first stage helped at all: if not, training begins where it would have without it.
+fast and undisturbed; the second corrects what the blocks' errors add up to. Its first look
+says whether the first stage helped at all: if not, training begins where it would have
+without it.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class TrainingPass(Pass, abc.ABC):
             )
         if not query.trainable_values(model):
             raise PreconditionError(
-                "the model has no float weights to train",
+                "no operator of the model has float weights that can be trained",
                 where=self.name,
                 remedy="Leave the pass out",
             )

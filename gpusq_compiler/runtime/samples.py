@@ -13,6 +13,8 @@ Feeds: TypeAlias = Mapping[str, Array]
 
 LABELS = "labels"
 """Name of the optional array of targets beside the model's inputs."""
+IGNORED = -100
+"""Class id of places that have none, where a sample has many."""
 MASKS = ("attention_mask", "input_mask")
 POOL = 16
 """Batches among which samples are sorted by length, where they differ in it."""

@@ -182,7 +182,7 @@ class Session:
             shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in wanted.items())
             raise DataError(
                 f"the model cannot run on {shapes}: {first_line(error)}",
-                remedy="Check the shapes that the model wants",
+                remedy="Check that shapes and values are those that the model takes",
             ) from error
         return dict(zip(self.outputs, values, strict=True))
 
@@ -230,11 +230,11 @@ def _fed(array: Array) -> Array:
 
 
 def session_options(*, threads: int | None = None, optimize: bool = True) -> Any:
-    """Quiet, deterministic session options."""
+    """Quiet, deterministic session options; what fails is raised and need not be printed."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.use_deterministic_compute = True
     # Several sessions take turns here; threads that spin while they wait starve the next one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -30,7 +30,8 @@ OWN_ATTRIBUTES = frozenset({"axes", "keep_aspect_ratio_policy"})
 def cumulative_sum(graph: CopyGraph, node: onnx.NodeProto) -> str | None:
     """A triangular matrix."""
     shape, axis = graph.shape(node.input[0]), graph.constant_integers(node, 1)
-    if shape is None or not axis:
+    counts = graph.kinds.get(node.input[0]) not in {None, TensorProto.FLOAT}
+    if shape is None or not axis or counts:
         return None
     where = axis[0] % len(shape)
     size = shape[where]

@@ -192,6 +192,13 @@ class _Teacher:
         return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
 
     def _renamed(self, found: Feeds) -> dict[str, Array]:
+        for name in self._names.values():
+            if not np.isfinite(found[name]).all():
+                raise DataError(
+                    "the dense model gives NaN or infinity on some samples",
+                    where=f"tensor '{name}'",
+                    remedy="Leave out the samples on which it does",
+                )
         return {
             name: np.ascontiguousarray(found[theirs], dtype=np.float32)
             for name, theirs in self._names.items()

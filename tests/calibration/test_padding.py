@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from gpusq_compiler.calibration.evaluate import Evaluator
 from gpusq_compiler.calibration.padding import Unpadded, by_length, unpadded
 from gpusq_compiler.calibration.stored import Subset
-from gpusq_compiler.runtime.samples import lengths_of, training_rows, with_padding
+from gpusq_compiler.errors import DataError
+from gpusq_compiler.runtime.samples import IGNORED, lengths_of, training_rows, with_padding
+from gpusq_compiler.runtime.session import Session
 from tests.calibration.texts import EVERYTHING, LENGTHS, WIDEST, arrays, encoder, texts
 
 if TYPE_CHECKING:
@@ -89,3 +92,26 @@ def test_batches_of_like_length_still_show_every_sample_alike() -> None:
     assert np.mean(spans) < np.ptp(lengths) / 4
     first = [int(lengths[rows].mean()) for rows in batches[:16]]
     assert first != sorted(first)
+
+
+def tagged(tmp_path: Path, placed: int) -> float:
+    """Accuracy of an encoder on its own tags, with another label behind each text."""
+    model = encoder()
+    given = arrays()
+    real = given["attention_mask"] != 0
+    own = Session(model, threads=1)(given)["hidden"].argmax(-1)
+    labels = np.where(real, own, placed)
+    samples = texts(model, tmp_path, {**given, "labels": labels})
+    return Evaluator.of("accuracy", samples, model, threads=1)(model)
+
+
+@pytest.mark.parametrize("placed", [IGNORED, 0, 7])
+def test_padding_has_no_accuracy(tmp_path: Path, placed: int) -> None:
+    assert tagged(tmp_path, placed) == 1.0
+
+
+def test_a_text_needs_some_label(tmp_path: Path) -> None:
+    labels = np.full((len(LENGTHS), WIDEST), IGNORED)
+    samples = texts(encoder(), tmp_path, {**arrays(), "labels": labels})
+    with pytest.raises(DataError, match="nothing but -100"):
+        Evaluator.of("accuracy", samples, encoder(), threads=1)(encoder())

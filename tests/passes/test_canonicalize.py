@@ -221,3 +221,13 @@ def test_the_body_of_an_if_is_folded_too(context_for: ContextFor) -> None:
     result = canonicalized(model, context_for)
     assert "three" in result.changed
     assert "Constant" not in tiny.operators(model)
+
+
+def test_dimensions_of_outputs_keep_their_names() -> None:
+    model = tiny.model_of("""
+    net (float[b, s, 4] x) => (float[b, s, 4] y) <int64[3] form = {0, -1, 4}> {
+        z = Reshape(x, form)
+        y = Identity(z)
+    }""")
+    found = Canonicalize()(model).graph.outputs[0].shape
+    assert str(found) == "[b,s,4]"

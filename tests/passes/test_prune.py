@@ -322,3 +322,21 @@ def test_a_model_without_layers_is_left(context_for: ContextFor) -> None:
     assert not result.changed
     assert not result.skipped
     assert result.metrics["share_of_weights"] == 0.0
+
+
+@pytest.mark.parametrize(("operator", "domain"), [("Einsum", ""), ("Riddle", "theirs")])
+def test_a_layer_that_no_pass_knows_is_listed_and_counted(
+    context_for: ContextFor, operator: str, domain: str
+) -> None:
+    model = tiny.model_of("""
+    net (float[N, 16] x) => (float[N, 16] y) <float[16, 16] v, float[16, 16] w> {
+        h = MatMul(x, v)
+        y = MatMul(h, w)
+    }""")
+    last = model.graph[1]
+    last.op_type = operator
+    last.domain = domain
+    result = Prune(score=Magnitude()).rewrite(model, context_for(model))
+    assert reasons(result) == {"MatMul.y": "unknown-layer"}
+    assert f"{operator} is left as it is, with its 256 weights" in result.skipped[0].reason
+    assert result.metrics["share_of_weights"] == 0.5

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.calibration.padding import unpadded
-from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.errors import DataError, TrainingError
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.samples import lengths_of, with_padding
 from gpusq_compiler.train import prepared
@@ -18,6 +18,7 @@ from gpusq_compiler.train.job import ParameterGroup
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import FeatureError, OutputError
 from gpusq_compiler.train.machine import Machine
+from tests import tiny
 from tests.calibration.texts import encoder, texts
 from tests.train import nets
 
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.job import TrainJob
     from gpusq_compiler.train.prepared import Prepared
 
+COUNTED = """
+net (int64[N, L] input_ids, int64[N, L] attention_mask) => (float[N, L, 8] y)
+    <float[11, 8] table, float[8, 8] w, float[13, 8] places, int64 along = {1}> {
+    embedded = Gather(table, input_ids)
+    h = MatMul(embedded, w)
+    count = CumSum(attention_mask, along)
+    place = Gather(places, count)
+    y = Add(h, place)
+}"""
 pytestmark = [pytest.mark.training, nets.needs_training]
 
 
@@ -106,3 +116,29 @@ def test_what_only_works_with_padding_is_trained_with_it(
     ready = prepared.prepare(dataclasses.replace(job(tmp_path), events=notes), probe=False)
     assert ready.batches.training(0)["input_ids"].shape[1] == 12
     assert "pads them" in notes.said[0]
+
+
+def test_positions_that_are_counted_along_the_mask_stay_integers(tmp_path: Path) -> None:
+    model = tiny.model_of(COUNTED)
+    student = model.clone()
+    rows = nets.job(
+        student,
+        tmp_path,
+        teacher=model,
+        terms=(OutputError(),),
+        groups=(ParameterGroup(names=("w",), learning_rate=1e-2),),
+        data=texts(model, tmp_path),
+        steps=2,
+        batch_size=4,
+    )
+    assert not OrtTrainer(probe=False).fit(rows).frozen
+
+
+def test_a_teacher_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    one = job(tmp_path)
+    assert one.teacher is not None
+    table = one.teacher.graph.initializers["table"]
+    assert table.const_value is not None
+    table.const_value = ir.tensor(np.inf * table.const_value.numpy(), name="table")
+    with pytest.raises(DataError, match="the dense model gives NaN or infinity"):
+        OrtTrainer(probe=False).fit(one)
