@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.recipe import plan_of
 from gpusq_compiler.sparsity.nm import violations
 from gpusq_compiler.sparsity.scores import Magnitude
-from gpusq_compiler.train.fixed import FixedTrainer
 from gpusq_compiler.train.loop import OrtTrainer
 from tests import tiny
 from tests.recorder import Recorder
@@ -28,7 +26,6 @@ from tests.recorder import Recorder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpusq_compiler.train.job import TrainJob, TrainResult
 
 ContextFor = Callable[..., Context]
 

@@ -15,8 +15,8 @@ from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.distill import Distill
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
-from gpusq_compiler.passes.training import WITH_LOGITS, WITHOUT_LOGITS
 from gpusq_compiler.passes.stages import FASTER
+from gpusq_compiler.passes.training import WITH_LOGITS, WITHOUT_LOGITS
 from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.train.fixed import FixedTrainer
 from gpusq_compiler.train.loop import OrtTrainer
