@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,7 +146,7 @@ def preview(plan: Plan, request: Request) -> list[str]:
 
 
 def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> list[str]:
-    """Passes and their options; under a time budget the steps are not known yet."""
+    """Passes and their options; what a time budget allows is not known yet."""
     canonical = Canonicalize()(model)
     lines = []
     if request.data is None:
@@ -158,10 +159,15 @@ def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> l
             f"the file keeps opset {opset} and IR version {version}; the ONNX Runtime here "
             f"loads up to {newest[0]} and {newest[1]}, so it needs a newer one to run"
         )
+    timeless = dataclasses.replace(ctx, budget=None)
     for step in plan.pipeline.passes:
-        settled = step if ctx.budget is not None else step.resolve(canonical, ctx)
-        values = options.dump(settled).items()
-        text = ", ".join(f"{name}={_short(value)}" for name, value in values if value != [])
+        values = options.dump(step.resolve(canonical, timeless))
+        if ctx.budget is not None and isinstance(step, TrainingPass) and step.steps is None:
+            values["steps"] = f"{ctx.budget:.0f} s"
+            values["evaluate_every"] = step.evaluate_every
+        text = ", ".join(
+            f"{k}={_short(value)}" for k, value in values.items() if value not in ([], None)
+        )
         lines.append(f"{step.name:14} {text}".rstrip())
     return lines
 
@@ -176,9 +182,16 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
     """Say now, not after an hour, that machine or model cannot take what is asked."""
     flavour.require_one()
     providers(request.device)
-    if any(isinstance(step, TrainingPass) for step in plan.pipeline.passes):
+    trainings = [step for step in plan.pipeline.passes if isinstance(step, TrainingPass)]
+    if trainings:
         flavour.require_training()
-    elif request.budget is not None:
+    if request.budget is not None and trainings and all(step.steps for step in trainings):
+        raise OptionError(
+            "every training pass has its steps already",
+            where="--budget",
+            remedy="Give minutes or steps, not both",
+        )
+    if request.budget is not None and not trainings:
         raise OptionError(
             "no pass of the plan trains",
             where="--budget",

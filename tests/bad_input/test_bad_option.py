@@ -54,6 +54,7 @@ CASES = [
     Case("learning rate NaN", f"{QAT} --lr nan", USAGE, ("learning_rate", "nan")),
     Case("negative seed", f"{QAT} --seed -1", USAGE, ("--seed", "-1")),
     Case("no time", f"{QAT} --budget 0", USAGE, ("--budget", "0")),
+    Case("time and steps", f"{QAT} --budget 1 --steps 5", USAGE, ("--budget", "steps")),
     Case("no threads", f"{QAT} --threads 0", USAGE, ("threads", "0")),
     Case("unknown target", f"{QAT} --target tpu", USAGE, ("--target", "tpu", "onnxruntime")),
     Case("unknown device", f"{QAT} --device tpu", USAGE, ("--device", "tpu", "cuda")),
