@@ -79,6 +79,12 @@ class MissingRuntime(GpusqError):
     exit_code = 4
 
 
+class GateError(GpusqError):
+    """The answer is no: something that was asked about does not hold (exit code 5)."""
+
+    exit_code = 5
+
+
 class FileError(GpusqError):
     """A file cannot be read or written (exit code 6)."""
 

@@ -72,6 +72,15 @@ def test_the_loss_of_the_page_trains(context_for: Any) -> None:
     assert all(0 <= value < 2 for value in report.result.series["cosine-error"])
 
 
+def test_the_surgery_of_the_page_runs() -> None:
+    step = run(blocks("docs/writing-a-pass.md")[2])["ReluToClip"](ceiling=0.5)
+    model = tiny.mlp()
+    after = step(model)
+    assert tiny.operators(after) == ["Gemm", "Clip", "MatMul", "Add"]
+    assert tiny.weight(after, "h.top") == 0.5
+    assert tiny.operators(model) == ["Gemm", "Relu", "MatMul", "Add"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))

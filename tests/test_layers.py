@@ -32,7 +32,7 @@ LAYERS = (
     ("watch", "request"),
     ("recipe",),
     ("passes",),
-    ("calibration", "train"),
+    ("calibration", "train", "trt"),
     ("sparsity", "quant", "runtime"),
     ("ir",),
     ("components", "errors"),

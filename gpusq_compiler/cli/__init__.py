@@ -12,6 +12,8 @@ from gpusq_compiler.cli.check import check_command
 from gpusq_compiler.cli.compare import compare_command
 from gpusq_compiler.cli.compile import compile_command
 from gpusq_compiler.cli.doctor import doctor_command
+from gpusq_compiler.cli.extract import extract_command
+from gpusq_compiler.cli.lint import lint_command
 from gpusq_compiler.cli.passes import passes_command
 from gpusq_compiler.cli.terminal import EPILOG, HELP
 from gpusq_compiler.errors import GpusqError, OptionError, first_line
@@ -31,7 +33,15 @@ def gpusq(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for verb in (compile_command, passes_command, check_command, compare_command, doctor_command):
+for verb in (
+    compile_command,
+    passes_command,
+    check_command,
+    compare_command,
+    extract_command,
+    lint_command,
+    doctor_command,
+):
     gpusq.add_command(verb)
 
 

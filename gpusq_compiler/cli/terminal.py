@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 HELP = {"help_option_names": ["-h", "--help"]}
 EPILOG = (
     "Exit codes: 0 done; 1 model, data or recipe refused; 2 usage; 3 a promise was broken or "
-    "training failed; 4 a runtime is missing; 6 cannot read or write; 130 interrupted. "
-    "--traceback shows where an error comes from."
+    "training failed; 4 a runtime is missing; 5 a check did not hold; 6 cannot read or "
+    "write; 130 interrupted. --traceback shows where an error comes from."
 )
 
 

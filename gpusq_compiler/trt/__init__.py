@@ -1,0 +1,1 @@
+"""TensorRT: what it accepts, and making a model acceptable; nothing here imports it."""
