@@ -158,6 +158,10 @@ def _structure(model: ir.Model) -> onnx.ModelProto:
             value.const_value = None
             if value not in known:
                 graph.inputs.append(value)
+    for body in clone.graph.subgraphs():  # has no inputs: its weights are read
+        for value in body.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
     return ir.to_proto(clone)
 
 

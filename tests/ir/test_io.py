@@ -364,3 +364,13 @@ def test_inlining_keeps_small_types_exact(dtype: ir.DataType, tmp_path: Path) ->
     assert found.dtype == dtype
     assert found.tobytes() == file.read_bytes()
     assert np.array_equal(found.numpy(), wanted)
+
+
+def test_the_checker_takes_weights_of_bodies_from_data_files(tmp_path: Path) -> None:
+    ir.save(
+        tiny.if_branch(), tmp_path / "m.onnx", external_data="w.data", size_threshold_bytes=0
+    )
+    model = io.load(tmp_path / "m.onnx")
+    io.check(model, author="test")
+    body = next(iter(model.graph.subgraphs()))
+    assert isinstance(body.initializers["w_then"].const_value, ir.ExternalTensor)
