@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from gpusq_compiler.passes import trained
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpusq_compiler.train.job import ParameterGroup, Trainer, TrainJob, TrainResult
 
 FASTER = 8.0
@@ -29,7 +31,8 @@ def fit(job: TrainJob, trainer: Trainer, share: float) -> TrainResult:
     Args:
         job: All steps, end to end.
         trainer: Does the work.
-        share: From 0, which trains end to end only, to below 1.
+        share: From 0, which trains end to end only, to below 1. Above a half, the second
+            stage's rate falls with its length.
     """
     alone = round(share * job.steps)
     if alone < FEWEST or not job.features or job.teacher is None:
@@ -40,12 +43,17 @@ def fit(job: TrainJob, trainer: Trainer, share: float) -> TrainResult:
             job,
             steps=alone,
             blockwise=True,
-            groups=tuple(map(_faster, job.groups)),
+            groups=_scaled(job.groups, FASTER),
             label=f"{job.label}-blocks",
         )
     )
     student = job.student.clone()
-    rest = dataclasses.replace(job, student=student, steps=job.steps - alone)
+    rest = dataclasses.replace(
+        job,
+        student=student,
+        steps=job.steps - alone,
+        groups=_scaled(job.groups, min(1.0, 2 * (1 - share))),
+    )
     trained.write_back(student, job, blocks)
     joined = _joined(start, blocks, trainer.fit(rest), alone)
     if min(loss for _, loss in joined.held_out[1:]) < joined.held_out[0][1]:
@@ -53,8 +61,11 @@ def fit(job: TrainJob, trainer: Trainer, share: float) -> TrainResult:
     return dataclasses.replace(joined, values=start.values, best_step=0)
 
 
-def _faster(group: ParameterGroup) -> ParameterGroup:
-    return dataclasses.replace(group, learning_rate=FASTER * group.learning_rate)
+def _scaled(groups: Sequence[ParameterGroup], factor: float) -> tuple[ParameterGroup, ...]:
+    return tuple(
+        dataclasses.replace(group, learning_rate=factor * group.learning_rate)
+        for group in groups
+    )
 
 
 def _joined(
