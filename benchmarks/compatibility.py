@@ -57,6 +57,7 @@ and NumPy alone; training is judged on the graphs before and after it.
   neither trained nor listed fails the bar.
 - **copy**: cosine of the Q/DQ graph to the graph that was trained, nothing fused.
 - **dense**: cosine to the dense model on held-out synthesised inputs.
+- **seconds**: of a shared machine with other work beside it, so no measure of speed.
 
 """
 COLUMNS = (
