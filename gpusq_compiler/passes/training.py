@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.quantizers import Quantizer
 
 MIXED = (HardLabel(), SoftLogits(), OutputError(), FeatureError())
-WITH_LOGITS, WITHOUT_LOGITS = 0.25, 0.75
+WITH_LOGITS, WITHOUT_LOGITS = 0.25, 0.5
 """Block-wise shares: class scores follow from all blocks together. Measured on a character
 model, which lost by the larger share, and a sentence encoder, which lost by the smaller."""
 
