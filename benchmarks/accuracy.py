@@ -26,6 +26,7 @@ import numpy as np
 from gpusq_compiler import compile_model
 from gpusq_compiler.recipe import Overrides
 from gpusq_compiler.report import versions
+from models.tasks import disturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ COMMAND = "python -m benchmarks.accuracy"
 TRAINED = ("magnitude", "wanda", "sparsegpt")
 SCORES = (*TRAINED, "taylor")
 FEW_SAMPLES, FEW_MINUTES = 128, 2.0
+PARTS = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Column:
         labels: Whether training sees the labels; the figure always uses those of the test.
         steps: Of training in all, so that a run takes about a minute on two cores.
         metric: In which the figure is given.
+        copies: Of every sample, disturbed as in the dense model's training, beside itself.
     """
 
     model: str
@@ -56,6 +59,7 @@ class Column:
     steps: int
     labels: bool = False
     metric: str = "accuracy"
+    copies: int = 0
 
     @property
     def title(self) -> str:
@@ -68,9 +72,9 @@ class Column:
 
 
 COLUMNS = (
-    Column(model="vit_digits", data="digits", steps=500, labels=True),
-    Column(model="vit_digits", data="digits", steps=500),
-    Column(model="resnet_digits", data="digits", steps=500),
+    Column(model="vit_digits", data="digits", steps=500, copies=10, labels=True),
+    Column(model="vit_digits", data="digits", steps=500, copies=10),
+    Column(model="resnet_digits", data="digits", steps=500, copies=10),
     Column(model="sr_photos", data="sr_photos", steps=200, metric="psnr"),
     Column(model="text_python", data="text_python", steps=50),
 )
@@ -118,7 +122,13 @@ def arrays(
 ) -> dict[str, Any]:
     """The samples of a column; integers as the model wants them."""
     with np.load(ROOT / "models" / column.data / f"{part}.npz") as stored:
-        return {k: v[:most] for k, v in stored.items() if labels or k != "labels"}
+        samples = dict(stored)
+    if column.copies:
+        rng = np.random.default_rng(PARTS.index(part))
+        more = disturbed(samples, column.copies, rng)
+        order = rng.permutation(len(more["labels"]) + len(samples["labels"]))
+        samples = {k: np.concatenate([v, more[k]])[order] for k, v in samples.items()}
+    return {k: v[:most] for k, v in samples.items() if labels or k != "labels"}
 
 
 def cell(column: Column, way: Way, seed: int, threads: int | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 SCORED_AT_ONCE = 64
+NOISE = 0.05
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -85,13 +86,24 @@ def answers(session: Session, folder: str) -> tuple[Array, Array]:
     return np.concatenate(outputs), test.arrays["labels"]
 
 
+def disturbed(digits: Feeds, copies: int, rng: np.random.Generator) -> Feeds:
+    """Copies of every digit, moved by up to one pixel each way and with a little noise."""
+    x, labels = digits["x"], digits["labels"]
+    rows = np.tile(np.arange(len(x)), copies)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, x.shape[2:], axis=(2, 3))
+    down, right = rng.integers(0, 3, (2, len(rows)))
+    moved = windows[rows, :, down, right]
+    noisy = moved + rng.normal(0, NOISE, moved.shape)
+    return {"x": np.clip(noisy, 0, 1).astype(np.float32), "labels": labels[rows]}
+
+
 class Digits:
     """Handwritten digits of 8x8 pixels; how many are recognised?"""
 
     loss: Loss = HardLabel()
     copies = 50
     held_out_copies = 8
-    noise = 0.05
     held_out = 128
     """Whole batches, because the training form of batch normalization looks at the batch."""
 
@@ -102,25 +114,13 @@ class Digits:
         held_out = digits.take(order[: self.held_out])
         kept = digits.take(order[self.held_out :])
         return (
-            self._enlarged(kept, self.copies, rng),
-            self._enlarged(held_out, self.held_out_copies, rng),
+            Table(arrays=disturbed(kept, self.copies, rng)),
+            Table(arrays=disturbed(held_out, self.held_out_copies, rng)),
         )
 
     def score(self, session: Session) -> str:
         """Share of digits whose largest logit is the right one."""
         return f"{accuracy(*answers(session, 'digits')):.2%}"
-
-    def _enlarged(self, digits: Feeds, copies: int, rng: np.random.Generator) -> Table:
-        """Copies of every digit, moved by up to one pixel each way and with a little noise."""
-        x, labels = digits["x"], digits["labels"]
-        rows = np.tile(np.arange(len(x)), copies)
-        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, x.shape[2:], axis=(2, 3))
-        down, right = rng.integers(0, 3, (2, len(rows)))
-        moved = windows[rows, :, down, right]
-        noisy = moved + rng.normal(0, self.noise, moved.shape)
-        arrays = {"x": np.clip(noisy, 0, 1).astype(np.float32), "labels": labels[rows]}
-        return Table(arrays=arrays)
 
 
 class Photos:
