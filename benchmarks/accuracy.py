@@ -1,7 +1,7 @@
 """Accuracy of every way to a sparse INT8 file, on the models that this repository trains.
 
 usage: python -m benchmarks.accuracy [--only MODEL] [--seeds 1 2 3] [--way WAY] [--threads N]
-                                     [--again]
+                                     [--again] [--write]
 
 One cell is one compile; it leaves one JSON file in benchmarks/results/accuracy, and a cell
 that is there is not run again. Every call writes docs/accuracy.md anew from all cells that are
@@ -29,7 +29,7 @@ from gpusq_compiler.report import versions
 from models.tasks import disturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parent.parent
 CELLS = ROOT / "benchmarks" / "results" / "accuracy"
@@ -115,6 +115,18 @@ WAYS: Mapping[str, Way] = {
     ),
     "few": Way(few=True),
 }
+CRAFT: Mapping[str, Way] = {
+    "end to end only": Way(options=("qat.blockwise=0",)),
+    "averaged weights": Way(options=("qat.averaging=0.99",)),
+    "clipped gradients": Way(options=("qat.clip_norm=1.0",)),
+    "features by direction": Way(
+        options=("qat.losses=hard-label,soft-logits,output-error,feature-cosine",)
+    ),
+    "features by attention": Way(
+        options=("qat.losses=hard-label,soft-logits,output-error,attention-transfer",)
+    ),
+}
+"""What training could do otherwise, on the default way; seed 1, without labels."""
 
 
 def arrays(
@@ -173,33 +185,40 @@ def main() -> None:
     """Run what is asked and not there yet; write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=sorted({c.model for c in COLUMNS}))
-    parser.add_argument("--way", action="append", choices=WAYS)
+    parser.add_argument("--way", action="append", choices=WAYS | CRAFT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
         "--threads", type=int, help="of a run; 1 lets two runs go side by side"
     )
     parser.add_argument("--again", action="store_true", help="run cells that are there, too")
+    parser.add_argument("--write", action="store_true", help="only write the page")
     asked = parser.parse_args()
     CELLS.mkdir(parents=True, exist_ok=True)
-    for seed in asked.seeds:
-        for way in asked.way or WAYS:
-            for column in COLUMNS:
-                if WAYS[way].few and (column.labels or seed > 1):
-                    continue
-                file = file_of(column, way, seed)
-                if (asked.only and column.model not in asked.only) or (
-                    file.exists() and not asked.again
-                ):
-                    continue
-                found = cell(column, WAYS[way], seed, asked.threads)
-                file.write_text(json.dumps(found, indent=1) + "\n")
-                print(f"{file.stem}: {found['seconds']} s, {found['after']}", flush=True)
+    for column, way, seed in [] if asked.write else wanted(asked):
+        file = file_of(column, way, seed)
+        if asked.again or not file.exists():
+            found = cell(column, (WAYS | CRAFT)[way], seed, asked.threads)
+            file.write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{file.stem}: {found['seconds']} s, {found['after']}", flush=True)
     write()
 
 
-def figures(column: Column, way: str, stage: str) -> list[float]:
+def wanted(asked: argparse.Namespace) -> Iterator[tuple[Column, str, int]]:
+    """The cells that were asked for, seed by seed."""
+    for seed in asked.seeds:
+        for way in asked.way or WAYS | CRAFT:
+            for column in COLUMNS:
+                once = way in CRAFT or WAYS[way].few
+                if once and (column.labels or seed > 1):
+                    continue
+                if not asked.only or column.model in asked.only:
+                    yield column, way, seed
+
+
+def figures(column: Column, way: str, stage: str, seeds: str) -> list[float]:
     """What was measured after a pass, one per seed that was run."""
-    files = sorted(CELLS.glob(file_of(column, way, 0).name.replace("-0.json", "-[0-9]*.json")))
+    pattern = file_of(column, way, 0).name.replace("-0.json", f"-{seeds}.json")
+    files = sorted(CELLS.glob(pattern))
     found = [json.loads(file.read_text())["after"] for file in files]
     return [float(after[stage]) for after in found if stage in after]
 
@@ -219,6 +238,13 @@ def rows() -> Iterator[tuple[str, str, str]]:
     yield f"{FEW_SAMPLES} samples, {FEW_MINUTES:.0f} minutes", "few", "freeze"
 
 
+def craft_rows() -> Iterator[tuple[str, str, str]]:
+    """The same for the table of what training could do otherwise."""
+    yield "default", "sparsegpt", "freeze"
+    for way in CRAFT:
+        yield way, way, "freeze"
+
+
 def text_of(column: Column, found: list[float]) -> str:
     """Mean over the seeds with their spread; empty where nothing was run."""
     if not found:
@@ -231,16 +257,28 @@ def text_of(column: Column, found: list[float]) -> str:
 
 def write() -> None:
     """The page of all cells that are there."""
-    head = " | ".join(column.title for column in COLUMNS)
-    lines = [f"| | {head} |", "| --- " * (len(COLUMNS) + 1) + "|"]
-    for title, way, stage in rows():
-        cells = [text_of(column, figures(column, way, stage)) for column in COLUMNS]
+    unlabelled = [column for column in COLUMNS if not column.labels]
+    page = _filled(PAGE.read_text(), "table", table(COLUMNS, rows()))
+    PAGE.write_text(_filled(page, "craft", table(unlabelled, craft_rows(), seeds="1")))
+
+
+def table(
+    columns: Sequence[Column], lines_of: Iterable[tuple[str, str, str]], seeds: str = "[0-9]*"
+) -> str:
+    """Markdown: a row per way, a column per model."""
+    head = " | ".join(column.title for column in columns)
+    lines = [f"| | {head} |", "| --- " * (len(columns) + 1) + "|"]
+    for title, way, stage in lines_of:
+        cells = [text_of(column, figures(column, way, stage, seeds)) for column in columns]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    template = PAGE.read_text() if PAGE.exists() else "<!-- table -->\n<!-- end -->\n"
-    before, _, rest = template.partition("<!-- table -->")
+    return "\n".join(lines)
+
+
+def _filled(page: str, name: str, content: str) -> str:
+    """The page with what stands between the two comments replaced."""
+    before, _, rest = page.partition(f"<!-- {name} -->")
     _, _, after = rest.partition("<!-- end -->")
-    table = "\n".join(lines)
-    PAGE.write_text(f"{before}<!-- table -->\n{table}\n<!-- end -->{after}")
+    return f"{before}<!-- {name} -->\n{content}\n<!-- end -->{after}"
 
 
 if __name__ == "__main__":
