@@ -46,7 +46,8 @@ EDGES = {
     "onnx": ("ir.io", "passes.base", "runtime", "train", "doctor"),
     "onnxruntime": ("runtime", "train", "doctor"),
     "onnx_graphsurgeon": ("ir.surgeon", "trt"),
-    "tensorrt": ("trt", "doctor"),
+    "tensorrt": ("trt.bindings",),
+    "tensorrt_rtx": ("trt.bindings",),
     "onnxscript": ("passes.canonicalize",),
     "torch": (),
 }

@@ -1,1 +1,1 @@
-"""TensorRT: what it accepts, and making a model acceptable; nothing here imports it."""
+"""TensorRT: what it accepts, making a model acceptable, and building engines with it."""
