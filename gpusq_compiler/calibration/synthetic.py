@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from gpusq_compiler.ir import sizes
 from gpusq_compiler.runtime.session import InputSpec, input_specs, without_batch
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 COUNT = 64
 """Samples made unless told otherwise."""
 
-SEQUENCE, SAMPLES = 32, 16000
-
-SOUND = ("audio", "wave", "speech", "input_values")
-"""What inputs that hold a waveform are called; its last axis is time."""
-
 Fill: TypeAlias = Literal["random", "ones", "positions", "length"]
 FILLS: tuple[tuple[str, Fill], ...] = (
     ("mask", "ones"),
@@ -36,17 +32,6 @@ FILLS: tuple[tuple[str, Fill], ...] = (
     ("length", "length"),
 )
 """How an input is filled by what its name contains; the first match wins."""
-
-SIZES = (
-    (("height", "width", "image", "size"), 224),
-    (("channel",), 3),
-    (("audio", "wave", "sample"), SAMPLES),
-    (("mel", "freq"), 80),
-    (("seq", "len", "token", "time", "frame"), SEQUENCE),
-)
-"""Sizes of free dimensions by what their names contain; the first match wins."""
-
-OTHER_SIZE = 16
 
 _SAME_VALUES = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice"}
@@ -78,7 +63,7 @@ class SyntheticInput:
         if self.fill == "ones" or self.dtype.kind == "b":
             return np.ones(self.shape, self.dtype)
         if self.dtype.kind in "iu" and self.fill == "length":
-            return np.full(self.shape, SEQUENCE, self.dtype)
+            return np.full(self.shape, sizes.SEQUENCE, self.dtype)
         if self.dtype.kind in "iu" and self.fill == "positions" and self.shape:
             counted = np.arange(self.shape[-1]) % self.high
             return np.broadcast_to(counted, self.shape).astype(self.dtype)
@@ -136,46 +121,15 @@ def _made_up(value: ir.Value, spec: InputSpec, *, whole: bool) -> SyntheticInput
     name = spec.name.lower()
     fill: Fill = next((how for word, how in FILLS if word in name), "random")
     image = spec.dtype == np.uint8 and len(spec.shape) in {3, 4}
-    usual = SEQUENCE if fill == "positions" else 256 if image else 2
+    usual = sizes.SEQUENCE if fill == "positions" else 256 if image else 2
     return SyntheticInput(
         name=spec.name,
         dtype=spec.dtype,
-        shape=tuple(_sample_shape(value))[not whole :],
+        shape=sizes.usual_shape(value)[not whole :],
         scalar=whole,
         high=min(_table_lengths(value), default=usual),
         fill=fill,
     )
-
-
-def _sample_shape(value: ir.Value) -> Iterator[int]:
-    """Sizes of all axes, the batch included: 1 where it is free."""
-    assert value.shape is not None
-    rank = len(value.shape)
-    sound = any(word in (value.name or "").lower() for word in SOUND)
-    for axis, size in enumerate(value.shape):
-        if isinstance(size, int):
-            yield size
-        elif sound and axis == rank - 1 and rank <= 3:
-            yield SAMPLES
-        else:
-            name = size.value if isinstance(size, ir.SymbolicDim) else None
-            yield _size(name or _usual_name(axis, rank)) if axis else 1
-
-
-def _usual_name(axis: int, rank: int) -> str:
-    """What an axis without a name most likely is: images have rank 4, sequences 2 or 3."""
-    if rank == 4:
-        return ("batch", "channel", "height", "width")[axis]
-    return "sequence" if axis == 1 and rank in {2, 3} else ""
-
-
-def _size(name: str) -> int:
-    lowered = name.lower()
-    if lowered in {"h", "w"}:
-        return 224
-    if lowered in {"s", "t", "l"}:
-        return SEQUENCE
-    return next((n for words, n in SIZES if any(w in lowered for w in words)), OTHER_SIZE)
 
 
 def _table_lengths(value: ir.Value) -> Iterator[int]:

@@ -12,8 +12,9 @@ import pytest
 from gpusq_compiler.calibration.batches import from_arrays, load
 from gpusq_compiler.calibration.collect import collect
 from gpusq_compiler.calibration.evaluate import Evaluator
-from gpusq_compiler.calibration.synthetic import SAMPLES, SEQUENCE, synthesize
+from gpusq_compiler.calibration.synthetic import synthesize
 from gpusq_compiler.errors import DataError, ModelError
+from gpusq_compiler.ir.sizes import SAMPLES, SEQUENCE
 from gpusq_compiler.quant.observers import MinMax
 from gpusq_compiler.runtime.session import Session, input_specs
 
