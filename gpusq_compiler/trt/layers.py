@@ -44,7 +44,7 @@ def confused_blocks(model: ir.Model, version: Version) -> Iterator[Place]:
     """
     del version
     for use in _blocked(model):
-        if _is_dequantized(use) and not _fails(use):
+        if is_dequantized(use) and not _fails(use):
             yield at_node(use.node, f"the scales of '{use.value.name}' stand for blocks")
 
 
@@ -52,7 +52,7 @@ def slow_blocks(model: ir.Model, version: Version) -> Iterator[Place]:
     """Blocks of an int8 weight beside a float activation: the product runs in float."""
     del version
     for use in _blocked(model):
-        if not _is_dequantized(use):
+        if not is_dequantized(use):
             yield at_node(use.node, f"the scales of '{use.value.name}' stand for blocks")
 
 
@@ -67,7 +67,7 @@ def _fails(use: query.WeightUse) -> bool:
     value = use.activation
     rank = None if value is None or value.shape is None else len(value.shape)
     transposed = use.relaid or query.int_attribute(use.node, "transB", 0)
-    return _is_dequantized(use) and (bool(transposed) or rank != 2)
+    return is_dequantized(use) and (bool(transposed) or rank != 2)
 
 
 def reduced_scale(model: ir.Model, version: Version) -> Iterator[Place]:
@@ -111,7 +111,7 @@ def half_quantized(model: ir.Model, version: Version) -> Iterator[Place]:
         weight = last is not None and _codes(last) in EIGHT_BITS
         if last is not None and (not weight or is_blocked(last)):
             continue  # narrower weights and blocks are meant for products in float
-        if weight != _is_dequantized(use):
+        if weight != is_dequantized(use):
             odd = "activation" if weight else "weight"
             yield at_node(use.node, f"its {odd} is float, the other factor is quantized")
 
@@ -120,7 +120,7 @@ def wrong_axis(model: ir.Model, version: Version) -> Iterator[Place]:
     """2:4 along an axis that the product does not sum over."""
     del version
     for use in query.weight_uses(model):
-        weight = _as_read(use)
+        weight = as_read(use)
         if weight is None or _is_sparse(weight, use.reduction):
             continue
         others = [
@@ -142,37 +142,37 @@ def float_output(model: ir.Model, version: Version) -> Iterator[Place]:
     uses = tuple(query.weight_uses(model))
     scene = Scene(graph=model.graph, layers=uses)
     for use in uses:
-        if not (use.quantized and _is_dequantized(use)):
+        if not (use.quantized and is_dequantized(use)):
             continue
-        weight = _as_read(use)
+        weight = as_read(use)
         if weight is None or not _is_sparse(weight, use.reduction):
             continue
-        end = _end(scene, use.node)
-        if not _is_quantized(end):
+        end = layer_end(scene, use.node)
+        if not is_quantized(end):
             what = f"'{use.value.name}' is 2:4, output '{end.name}' float"
             yield at_node(use.node, what, STAYS_FLOAT if end.is_graph_output() else "")
 
 
-def _end(scene: Scene, node: ir.Node) -> ir.Value:
+def layer_end(scene: Scene, node: ir.Node) -> ir.Value:
     """The end of the layer's epilogue, behind the residual Add that runs inside it."""
     end = scene.ends.get(node, node.outputs[0])
     join = next((j for j in scene.joins.values() if j.main is end), None)
     return end if join is None else end_of(join.add.outputs[0])
 
 
-def _is_quantized(value: ir.Value) -> bool:
+def is_quantized(value: ir.Value) -> bool:
     """Whether everybody reads it through QuantizeLinear, behind moves at most."""
     readers = readers_of(value)
     if value.is_graph_output() or not readers:
         return False
     return all(
         node.op_type == "QuantizeLinear"
-        or (commutes(node) and all(_is_quantized(moved) for moved in node.outputs))
+        or (commutes(node) and all(is_quantized(moved) for moved in node.outputs))
         for node, _ in readers
     )
 
 
-def _is_dequantized(use: query.WeightUse) -> bool:
+def is_dequantized(use: query.WeightUse) -> bool:
     """Whether the activation comes out of a DequantizeLinear."""
     if use.activation is None:
         return False
@@ -189,7 +189,7 @@ def _codes(dequantizer: ir.Node) -> ir.DataType | None:
     return None if codes is None else codes.dtype
 
 
-def _as_read(use: query.WeightUse) -> Array | None:
+def as_read(use: query.WeightUse) -> Array | None:
     """The stored weight, laid out as the node reads it; None where that is not known."""
     assert use.value.const_value is not None
     weight = use.value.const_value.numpy()
