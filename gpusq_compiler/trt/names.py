@@ -27,8 +27,8 @@ _FOREIGN_METADATA = re.compile(r"ForeignNode (\{ForeignNode\[.*?\]\}) metadata: 
 _METADATA = re.compile(
     r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", re.MULTILINE
 )
-_JOINTS = re.compile(r" \+ | \|\| |, ")
-_FINE_JOINTS = re.compile(r"\bPWN\(|[(){}\[\]]")
+_JOINTS = re.compile(r" \+ | \|\| ")
+_FINE_JOINTS = re.compile(r"\bPWN\(|, |[(){}\[\]]")
 
 
 class NodeNames:
@@ -49,17 +49,18 @@ class NodeNames:
         self._names = {place: name for name, place in reversed(self._places.items())}
         self._foreign = foreign_nodes(lines)
 
-    def named(self, text: str) -> frozenset[str] | None:
-        """Nodes that a list of layers names one by one; None where it also names others."""
-        if text in self._places:
-            return self._called([self._places[text]])
-        places: list[int] = []
-        for part in filter(None, _JOINTS.split(text)):
-            found = list(self._pieces(part))
-            if not found:
-                return None
-            places += found
-        return self._called(places)
+    def listed(self, text: str) -> tuple[frozenset[str], bool]:
+        """Nodes that a list of layers names one by one, and whether it names no others.
+
+        A ForeignNode counts as another: not all that is in it need be meant.
+        """
+        places: set[int] = set()
+        complete = True
+        for item in filter(None, text.split(", ")):
+            found = [place for part in _JOINTS.split(item) for place in self._pieces(part)]
+            complete = complete and bool(found)
+            places.update(found)
+        return self._called(places), complete
 
     def within(self, text: str) -> frozenset[str]:
         """Nodes behind the name of a layer, called as `name_of` does."""
