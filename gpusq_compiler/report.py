@@ -10,7 +10,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gpusq_compiler.errors import FileError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes import options
 from gpusq_compiler.watch import DENSE
@@ -113,15 +112,7 @@ class CompileReport:
             FileError: It cannot be written.
         """
         text = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
-        try:
-            with io.replacing(path) as file:
-                file.write(text.encode())
-        except OSError as error:
-            raise FileError(
-                f"cannot be written: {error.strerror}",
-                where=str(path),
-                remedy="Choose another with --report",
-            ) from error
+        io.write_whole(path, text.encode(), option="--report")
 
     def show(self, console: Console, *, verbose: bool = False) -> None:
         """Print what a person wants to know."""

@@ -258,6 +258,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes | memoryview, *, option: str) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: Where to.
+        content: Its bytes.
+        option: The one that chooses another place.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise FileError(
+            f"cannot be written: {error.strerror}",
+            where=str(path),
+            remedy=f"Make room, or choose another with {option}",
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -104,7 +104,7 @@ def measured(
     """
     pairs = buildlog.sparsity_pairs(lines)
     found = tuple(
-        _corrected(layer, pairs, _main(layer, engine), names)
+        _corrected(layer, pairs, product_of(layer.name, engine), names)
         for layer in predict(model, version)
     )
     return Evidence(basis=MEASURED, layers=found, pairs=pairs)
@@ -122,9 +122,9 @@ def without_sparse_cores(evidence: Evidence, capability: tuple[int, int]) -> Evi
     return dataclasses.replace(evidence, layers=tuple(layers))
 
 
-def _main(layer: Layer, engine: Sequence[EngineLayer]) -> EngineLayer | None:
-    """The engine's layer that does the product: one of that kind, else one that holds it."""
-    holding = [one for one in engine if layer.name in one.nodes]
+def product_of(name: str, engine: Sequence[EngineLayer]) -> EngineLayer | None:
+    """The engine's layer that does a node's product, else the part that holds the node."""
+    holding = [one for one in engine if name in one.nodes]
     ranked = sorted(holding, key=lambda one: (not one.is_product, not one.is_foreign))
     return ranked[0] if ranked and (ranked[0].is_product or ranked[0].is_foreign) else None
 

@@ -130,8 +130,8 @@ def flags_of(bindings: Bindings, model: ir.Model, options: EngineOptions) -> tup
                     remedy="Leave it out: the option is for TensorRT 8.6",
                 )
     else:
-        wanted["FP16"] = _has_half(model) if options.fp16 is None else options.fp16
-        wanted["INT8"] = _has_quantizers(model) if options.int8 is None else options.int8
+        wanted["FP16"] = has_half(model) if options.fp16 is None else options.fp16
+        wanted["INT8"] = has_quantizers(model) if options.int8 is None else options.int8
     chosen = tuple(name for name, on in wanted.items() if on)
     lacking = [name for name in chosen if bindings.member(f"BuilderFlag.{name}") is None]
     if lacking:
@@ -139,14 +139,16 @@ def flags_of(bindings: Bindings, model: ir.Model, options: EngineOptions) -> tup
     return chosen
 
 
-def _has_half(model: ir.Model) -> bool:
+def has_half(model: ir.Model) -> bool:
+    """Whether any tensor of a model is in half precision."""
     values = (*model.graph.inputs, *initializers(model))
     return any(value.dtype in HALF for value in values) or any(
         value.dtype in HALF for node in nodes_of(model, "Cast") for value in node.outputs
     )
 
 
-def _has_quantizers(model: ir.Model) -> bool:
+def has_quantizers(model: ir.Model) -> bool:
+    """Whether a model has QuantizeLinear or DequantizeLinear."""
     return any(True for _ in nodes_of(model, *PAIR))
 
 
