@@ -13,7 +13,9 @@ import ctypes
 import dataclasses
 import functools
 import importlib
+import os
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from gpusq_compiler.errors import MissingRuntime, first_line
@@ -82,11 +84,12 @@ class Bindings:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Messages]:
-        """Collect what is logged in this block."""
+        """Collect what is logged in this block, and what goes past the logger."""
         heard = Messages()
         self.logger.listeners.append(heard)
         try:
-            yield heard
+            with _captured(heard):
+                yield heard
         finally:
             self.logger.listeners.remove(heard)
 
@@ -198,6 +201,27 @@ def _broken(name: str, error: BaseException, remedy: str) -> MissingRuntime:
 def _pair(version: str) -> tuple[int, int]:
     numbers = [int(part) if part.isdigit() else 0 for part in version.split(".")]
     return (numbers[0], numbers[1]) if len(numbers) > 1 else (numbers[0], 0)
+
+
+@contextlib.contextmanager
+def _captured(heard: Messages) -> Iterator[None]:
+    """Keep what native code prints itself off the terminal, as one error is one line."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+        try:
+            for descriptor in saved:
+                os.dup2(file.fileno(), descriptor)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in saved.items():
+                os.dup2(original, descriptor)
+                os.close(original)
+            file.seek(0)
+            heard.lines += file.read().decode(errors="replace").splitlines()
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """From an ONNX file to an engine on the GPU of this machine, with the evidence of what it is.
 
-The engine appears whole or not at all, and beside it a JSON file with everything about it.
+The engine appears whole or not at all, and beside it a JSON file with everything about it and
+the builder's log.
 """
 
 from __future__ import annotations
@@ -102,12 +103,7 @@ def deploy(
         GpusqError: As for `build`.
     """
     options = options or EngineOptions()
-    loaded = io.load(model)
-    profiles = require(loaded, engine, options)
-    order = ondevice.Order.of(
-        loaded, model=model, engine=engine, options=options, profiles=profiles, version=version
-    )
-    written = ondevice.write(order)
+    written = prepare(model, engine, options, version)
     try:
         return build(model, engine, options, events=events)
     except MissingRuntime as error:
@@ -119,6 +115,23 @@ def deploy(
         ) from error
 
 
+def prepare(
+    model: Path, engine: Path, options: EngineOptions, version: Version = NEWEST
+) -> ondevice.DeviceFiles:
+    """Write what builds an engine on its device.
+
+    Raises:
+        OptionError: The shapes do not fit the model.
+        FileError: Something cannot be read or written.
+    """
+    loaded = io.load(model)
+    profiles = require(loaded, engine, options)
+    order = ondevice.Order.of(
+        loaded, model=model, engine=engine, options=options, profiles=profiles, version=version
+    )
+    return ondevice.write(order)
+
+
 def build(
     model: Path,
     engine: Path,
@@ -126,7 +139,7 @@ def build(
     *,
     events: Events | None = None,
 ) -> EngineInfo:
-    """Build an engine; no other file than it and ``<engine>.json`` is written.
+    """Build an engine, with a JSON file about it and the builder's log beside it.
 
     Args:
         model: An ONNX file, by whatever tool.
@@ -149,12 +162,13 @@ def build(
     with trt.listening() as heard:
         network = network_of(trt, model, loaded, options, profiles)
         cache = _timing_cache(trt, device, loaded, options)
-        if cache is not None and not _take_cache(network.config, cache):
-            events.note(f"{cache}: not of this TensorRT and GPU, made anew")
+        stale = cache is not None and not _take_cache(network.config, cache)
         started = time.perf_counter()
         plan = network.serialized()
         seconds = time.perf_counter() - started
         description = _inspected(trt, plan, options, profiles)
+    if stale:
+        events.note(f"{cache} was not made by this TensorRT and GPU and is made anew")
     names = NodeNames(loaded, heard.lines)
     layers = enginelayers.from_inspector(description, names)
     found = evidence.measured(loaded, heard.lines, layers, names, trt.rules)
@@ -175,6 +189,7 @@ def build(
     io.write_whole(engine, memoryview(plan), option="-o")
     text = json.dumps(info.as_json(), indent=1) + "\n"
     io.write_whole(info_file(engine), text.encode(), option="-o")
+    io.write_whole(log_file(engine), "\n".join(heard.lines).encode(), option="-o")
     if cache is not None:
         timed = memoryview(network.config.get_timing_cache().serialize())
         io.write_whole(cache, timed, option="--timing-cache")
@@ -189,8 +204,7 @@ def require(model: ir.Model, engine: Path, options: EngineOptions) -> tuple[Prof
         OptionError: The shapes do not fit the model.
     """
     io.require_writable(engine, model)
-    io.require_writable(info_file(engine), model)
-    for file in ondevice.DeviceFiles.beside(engine):
+    for file in (info_file(engine), log_file(engine), *ondevice.DeviceFiles.beside(engine)):
         io.require_writable(file, model)
     options.require_files()
     return profiles_of(model, options.shapes)
@@ -199,6 +213,11 @@ def require(model: ir.Model, engine: Path, options: EngineOptions) -> tuple[Prof
 def info_file(engine: Path) -> Path:
     """The JSON file beside an engine."""
     return engine.with_name(f"{engine.name}.json")
+
+
+def log_file(engine: Path) -> Path:
+    """The builder's log beside an engine, called as the script for the device calls it."""
+    return engine.with_name(f"{engine.name}.log")
 
 
 def _timing_cache(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.trt.prediction import Layer
 
 GEMMS = ("Gemm", "MatMul")
+HEADINGS = ("layer", "operator", "expected", "runs in")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,24 @@ class Checked:
     products: tuple[Product, ...] = ()
     layers: tuple[EngineLayer, ...] = ()
     profiles: tuple[Profile, ...] = ()
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table for people, under `HEADINGS`."""
+        words = {True: "int8", False: "float", None: "not shown"}
+        return [
+            (one.name, one.operator, words[one.expected], words[one.integer])
+            for one in self.products
+        ]
+
+    def summary(self) -> str:
+        """One line that claims no more than is known."""
+        wanted = [one for one in self.products if one.operator in GEMMS and one.expected]
+        right = sum(one.integer is True for one in wanted)
+        return (
+            f"{self.tool} accepts it; {right} of {len(wanted)} matrix products that should "
+            "run on INT8 do. Convolutions are its own choice. It knows no sparse kernels, so "
+            "this says nothing about sparsity"
+        )
 
     @property
     def disappointing(self) -> tuple[Product, ...]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.trt.names import NodeNames
 
 PREDICTED, MEASURED = "predicted", "measured"
+HEADINGS = ("layer", "weight", "types", "eligible", "chosen", "kernel, or what says no")
 SLOWER = "TensorRT found a dense kernel faster"
 SPARSE_CAPABILITY = (8, 0)
 """Sparse tensor cores come with Ampere."""
@@ -71,6 +72,25 @@ class Evidence:
     def precisions(self) -> Mapping[str, int]:
         """How many layers multiply in which type."""
         return Counter(layer.reads for layer in self.layers)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table for people, under `HEADINGS`."""
+        return [
+            (
+                layer.name,
+                f"{layer.operator} {'x'.join(map(str, layer.shape))}",
+                f"{layer.reads} → {layer.writes}",
+                {True: "yes", False: "no", None: "?"}[layer.eligible],
+                self._chosen(layer),
+                "; ".join(filter(None, (layer.tactic, layer.reason))),
+            )
+            for layer in self.layers
+        ]
+
+    def _chosen(self, layer: Layer) -> str:
+        if layer.chosen is None:
+            return "may be" if self.basis == PREDICTED else "?"
+        return "yes" if layer.chosen else "no"
 
     def summary(self) -> str:
         """One line that claims no more than is known."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from gpusq_compiler.errors import FileError, ModelError, OptionError
 from gpusq_compiler.trt.constants import PAIR, initializers, nodes_of
 from gpusq_compiler.trt.options import HARDWARE
-from gpusq_compiler.trt.refusals import LINT, reason_of, refusal_of
+from gpusq_compiler.trt.refusals import builder_refusal, parser_refusal, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,8 @@ class Network:
         definition: The layers.
         parser: What made the layers; some versions fail when it dies first.
         config: How it is built.
+        path: The file that it came from.
+        model: The same file, read.
     """
 
     bindings: Bindings
@@ -44,6 +46,8 @@ class Network:
     definition: Any
     parser: Any
     config: Any
+    path: Path
+    model: ir.Model
 
     def serialized(self) -> Any:
         """The engine's bytes, as a buffer.
@@ -54,11 +58,7 @@ class Network:
         with self.bindings.listening() as heard:
             plan = self.builder.build_serialized_network(self.definition, self.config)
         if plan is None:
-            raise ModelError(
-                f"{self.bindings} builds no engine: {reason_of(heard)}",
-                where="model",
-                remedy=LINT,
-            )
+            raise builder_refusal(self.bindings, heard, self.path, self.model)
         return plan
 
 
@@ -88,7 +88,7 @@ def network_of(
     definition = builder.create_network(_creation_flags(bindings))
     parser = bindings.api.OnnxParser(definition, bindings.logger)
     if not parser.parse_from_file(str(path)):
-        raise refusal_of(bindings, parser, path, model)
+        raise parser_refusal(bindings, parser, path, model)
     _require_no_shape_inputs(definition)
     config = builder.create_builder_config()
     _configure(bindings, config, model, options)
@@ -103,6 +103,8 @@ def network_of(
         definition=definition,
         parser=parser,
         config=config,
+        path=path,
+        model=model,
     )
 
 

@@ -16,31 +16,47 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.trt.bindings import Bindings, Messages
 
-LINT = "gpusq lint MODEL says what TensorRT refuses, and repairs some of it"
+REMEDY = "Export the model without it, or report that gpusq lint does not know it"
+GRAPH = ir.AttributeType.GRAPH
 _QUOTED = re.compile(r'"([^"]+)"')
 _ERROR = re.compile(r"Error Code \d+: [\w ]+ \((.*)\)", re.DOTALL)
 
 
-def refusal_of(bindings: Bindings, parser: Any, path: Path, model: ir.Model) -> ModelError:
-    """The parser's first error, in the words of `lint` where that knows the node's mistake."""
+def parser_refusal(bindings: Bindings, parser: Any, path: Path, model: ir.Model) -> ModelError:
+    """What the parser found first."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    if not errors:
-        return ModelError(f"{bindings} cannot read it", where=str(path), remedy=LINT)
-    nodes = [_node_of(error, model) for error in errors]
-    more = f" ({len(errors) - 1} more refusals)" if len(errors) > 1 else ""
-    node, said = nodes[0], _said(errors[0])
+    said = _said(errors[0]) if errors else "no reason given"
+    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+    node = _node_of(errors[0], model) if errors else None
+    return _refusal(bindings, path, model, said + more, node)
+
+
+def builder_refusal(
+    bindings: Bindings, heard: Messages, path: Path, model: ir.Model
+) -> ModelError:
+    """What the builder said before it gave up."""
+    return _refusal(bindings, path, model, reason_of(heard), None)
+
+
+def _refusal(
+    bindings: Bindings, path: Path, model: ir.Model, said: str, node: ir.Node | None
+) -> ModelError:
+    """In the words of `lint` where that knows the mistake: NVIDIA's are about its source."""
     place = None if node is None else at_node(node, "").where
-    for diagnosis in lint(model, bindings.rules):
-        if diagnosis.severity is Severity.REFUSED and diagnosis.place.where == place:
-            return ModelError(
-                f"{bindings} refuses it: {diagnosis.place.what}{more}",
-                where=f"{path}, {place}",
-                remedy=diagnosis.place.remedy or diagnosis.rule.remedy,
-            )
+    found = [d for d in lint(model, bindings.rules) if d.severity is Severity.REFUSED]
+    if node is not None and not any(a.type == GRAPH for a in node.attributes.values()):
+        found = [d for d in found if d.place.where == place]
+    for diagnosis in found:
+        remedy = diagnosis.place.remedy or diagnosis.rule.remedy
+        return ModelError(
+            f"{bindings} refuses it: {diagnosis.place.what}",
+            where=f"{path}, {diagnosis.place.where}",
+            remedy=remedy.replace("--fix", "gpusq lint --fix"),
+        )
     return ModelError(
-        f"{bindings} refuses it: {said}{more}",
+        f"{bindings} refuses it: {said}",
         where=f"{path}, {place}" if place else str(path),
-        remedy=LINT,
+        remedy=REMEDY,
     )
 
 
