@@ -25,6 +25,8 @@ from gpusq_compiler.request import Request, workdir_of
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import providers
+from gpusq_compiler.trt import deploy
+from gpusq_compiler.trt.options import EngineOptions
 from gpusq_compiler.watch import Watch
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def compile_model(
     target: str = "onnxruntime",
     out: str | Path | None = None,
     report: str | Path | None = None,
+    engine: str | Path | None = None,
+    engine_options: EngineOptions | None = None,
     workdir: str | Path = ".gpusq",
     seed: int | None = None,
     overrides: Overrides | None = None,
@@ -74,6 +78,8 @@ def compile_model(
         target: ``onnxruntime`` or ``tensorrt``: where quantizers are placed.
         out: Default ``./<stem>.gpusq.onnx``.
         report: Where the JSON report goes; default beside ``out``.
+        engine: Also build a TensorRT engine of the result, here; needs target ``tensorrt``.
+        engine_options: How it is built.
         workdir: Folder for checkpoints, removed on success.
         seed: Overrides the recipe's, which is 0 by default.
         overrides: Options for passes, as the command line has them.
@@ -84,6 +90,7 @@ def compile_model(
         events: Receives progress.
 
     Raises:
+        MissingRuntime: An engine is asked for and cannot be built here; the model is written.
         GpusqError: One line: what is wrong, where, what to do. Nothing was written then.
     """
     plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides)
@@ -97,6 +104,8 @@ def compile_model(
         target=target,
         out=None if out is None else Path(out),
         report=None if report is None else Path(report),
+        engine=None if engine is None else Path(engine),
+        engine_options=engine_options or EngineOptions(),
         workdir=Path(workdir),
         budget=budget,
         threads=threads,
@@ -134,7 +143,20 @@ def run(plan: Plan, request: Request) -> CompileReport:
             versions=versions(),
         )
         report.write(request.report_file)
-    return report
+    return _with_engine(report, request)
+
+
+def _with_engine(report: CompileReport, request: Request) -> CompileReport:
+    """Build the engine that was asked for; model and report are complete without it."""
+    if request.engine is None:
+        return report
+    built = deploy.deploy(
+        request.output, request.engine, request.engine_options, events=request.events
+    )
+    request.events.note(built.evidence.summary())
+    complete = dataclasses.replace(report, engine=built.as_json())
+    complete.write(request.report_file)
+    return complete
 
 
 def preview(plan: Plan, request: Request) -> list[str]:
@@ -152,6 +174,9 @@ def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> l
     if request.data is None:
         doubt = "" if request.verified else ", accuracy is unverified"
         lines.append(f"no --data: inputs are synthesised{doubt}")
+    missing = deploy.absent() if request.engine is not None else ""
+    if missing:
+        lines.append(f"{missing}: model and scripts will be written, the engine not")
     newest = flavour.ceilings()
     opset, version = model.opset_imports.get("", 0), model.ir_version or 0
     if (opset, version) > newest or version > newest[1]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import shutil
 import subprocess
 
 from gpusq_compiler.errors import MissingRuntime
 from gpusq_compiler.runtime import flavour
+from gpusq_compiler.trt import bindings
 
 GPU_TRAINING = (
     "pip uninstall -y onnxruntime-training-cpu && pip install onnxruntime-training==1.19.2 "
@@ -24,7 +23,7 @@ def examine() -> list[Row]:
         ("python", platform.python_version(), ""),
         *_runtime(),
         _gpu(),
-        _tensorrt(),
+        *_tensorrt(),
     ]
 
 
@@ -68,7 +67,15 @@ def _gpu() -> Row:
     return ("gpu", "; ".join(lines), "")
 
 
-def _tensorrt() -> Row:
-    if importlib.util.find_spec("tensorrt") is None:
-        return ("tensorrt", "not installed", "pip install gpusq-compiler[tensorrt]")
-    return ("tensorrt", importlib.metadata.version("tensorrt"), "")
+def _tensorrt() -> list[Row]:
+    """What is loaded is what works: the libraries of a package may be missing."""
+    rows = []
+    for feature, load in (
+        ("tensorrt", bindings.tensorrt),
+        ("rtx check", bindings.tensorrt_rtx),
+    ):
+        try:
+            rows.append((feature, str(load()), ""))
+        except MissingRuntime as error:
+            rows.append((feature, error.what, error.remedy))
+    return rows

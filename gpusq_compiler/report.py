@@ -84,6 +84,7 @@ class CompileReport:
         quality: None where no metric could be taken.
         latencies: Measured on this machine, by batch size.
         steps: One report per pass.
+        engine: What is known of the engine that was built of it; None where none was.
     """
 
     source: FileSummary
@@ -95,6 +96,7 @@ class CompileReport:
     latencies: Sequence[Latency]
     steps: Sequence[PassReport]
     versions: Mapping[str, str]
+    engine: Mapping[str, object] | None = None
 
     def as_json(self) -> dict[str, object]:
         """Plain values; NaN becomes null."""

@@ -17,6 +17,8 @@ from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.runtime.events import Events, Silent
+from gpusq_compiler.trt import outputs
+from gpusq_compiler.trt.options import EngineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +45,8 @@ class Request:
     target: str = "onnxruntime"
     out: Path | None = None
     report: Path | None = None
+    engine: Path | None = None
+    engine_options: EngineOptions = EngineOptions()
     workdir: Path = Path(".gpusq")
     budget: float | None = None
     threads: int | None = None
@@ -62,6 +66,18 @@ class Request:
                     where=name,
                     remedy=f"Known: {', '.join(allowed)}",
                 )
+        if self.engine is not None and self.target != "tensorrt":
+            raise OptionError(
+                f"an engine is built for TensorRT, and the target is {self.target}",
+                where="--engine",
+                remedy="Add --target tensorrt",
+            )
+        if self.engine is None and self.engine_options != EngineOptions():
+            raise OptionError(
+                "shapes are for the engine, and none is asked for",
+                where="--opt-shapes",
+                remedy="Add --engine FILE, or leave the option out",
+            )
         for name, number in (("--budget", self.budget), ("--threads", self.threads)):
             if number is not None and not 0 < number < float("inf"):
                 raise OptionError(
@@ -86,10 +102,11 @@ class Request:
         return self.data is not None or self.eval_data is not None
 
     def require_outputs(self, model: ir.Model) -> None:
-        """Both outputs must be writable, and no file that is read.
+        """All outputs must be writable, and no file that is read.
 
         Raises:
             FileError: One is not.
+            OptionError: Shapes for the engine do not fit the model.
         """
         read = (self.source, self.teacher, self.data, self.eval_data, self.metric, self.recipe)
         inputs = {file.resolve() for source in read for file in _files(source)}
@@ -101,6 +118,19 @@ class Request:
                 where=str(self.output),
                 remedy="Choose another with --report",
             )
+        if self.engine is not None:
+            self._require_engine(self.engine, model, inputs)
+
+    def _require_engine(self, engine: Path, model: ir.Model, inputs: set[Path]) -> None:
+        others = inputs | {self.output.resolve(), self.report_file.resolve()}
+        for file in outputs.files_of(engine):
+            if file.resolve() in others:
+                raise FileError(
+                    "is written for the engine, and is another input or output too",
+                    where=str(file),
+                    remedy="Choose another with --engine",
+                )
+        outputs.require(model, engine, self.engine_options)
 
 
 def _require_output(path: Path, model: ir.Model, inputs: set[Path]) -> None:

@@ -67,7 +67,7 @@ def build_command(model: Path, **given: Any) -> None:
 
 
 def _build(model: Path, given: Mapping[str, Any]) -> None:
-    from gpusq_compiler.trt.build import deploy
+    from gpusq_compiler.trt.deploy import deploy
     from gpusq_compiler.trt.rules import Version
 
     info = deploy(
@@ -105,7 +105,7 @@ def _read(model: Path, given: Mapping[str, Any]) -> None:
 
 
 def _on_device(model: Path, given: Mapping[str, Any]) -> None:
-    from gpusq_compiler.trt.build import prepare
+    from gpusq_compiler.trt.deploy import prepare
     from gpusq_compiler.trt.rules import Version
 
     version = Version.parse(given["tensorrt"])

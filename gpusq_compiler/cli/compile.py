@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gpusq_compiler.cli.shapes import shape_options, shapes_of
 from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_up_logs
 
 
@@ -20,6 +21,8 @@ from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_u
 @click.option("--teacher", metavar="ONNX", help="Distil from this model, not from MODEL")
 @click.option("-o", "--out", metavar="OUT.onnx", help="Default ./<stem>.gpusq.onnx")
 @click.option("--report", metavar="OUT.json", help="Default beside the output")
+@click.option("--engine", metavar="FILE", help="Also build a TensorRT engine, here")
+@shape_options
 @click.option("--workdir", metavar="DIR", default=".gpusq", help="Checkpoints; default .gpusq")
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Default 0")
 @click.option(
@@ -41,6 +44,7 @@ def compile_command(**given: Any) -> None:
     from gpusq_compiler import compile as compiler
     from gpusq_compiler.recipe import Overrides, plan_of
     from gpusq_compiler.request import Request
+    from gpusq_compiler.trt.options import EngineOptions
 
     set_up_logs(verbose=given["verbose"])
     overrides = Overrides(
@@ -60,6 +64,8 @@ def compile_command(**given: Any) -> None:
         target=given["target"],
         out=_path(given["out"]),
         report=_path(given["report"]),
+        engine=_path(given["engine"]),
+        engine_options=EngineOptions(shapes=shapes_of(given)),
         workdir=Path(given["workdir"]),
         budget=given["budget"],
         threads=given["threads"],

@@ -13,12 +13,11 @@ import ctypes
 import dataclasses
 import functools
 import importlib
-import os
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 from gpusq_compiler.errors import MissingRuntime, first_line
+from gpusq_compiler.trt.messages import Messages, captured
 from gpusq_compiler.trt.rules import MAJORS, Version
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Bindings:
         heard = Messages()
         self.logger.listeners.append(heard)
         try:
-            with _captured(heard):
+            with captured(heard):
                 yield heard
         finally:
             self.logger.listeners.remove(heard)
@@ -128,30 +127,6 @@ class Bindings:
             f"{self} cannot make a {kind}: {reason}",
             remedy="Check that the driver is new enough for it: gpusq doctor",
         )
-
-
-class Messages:
-    """What TensorRT logged, in order.
-
-    Attributes:
-        lines: The texts of all severities.
-        errors: The texts of errors alone.
-    """
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.errors: list[str] = []
-
-    def hear(self, severity: str, text: str) -> None:
-        """Keep one message."""
-        self.lines.append(text)
-        if severity.endswith("ERROR"):
-            self.errors.append(text)
-
-    @property
-    def first_error(self) -> str:
-        """The first line of the first error; empty where there is none."""
-        return next((text.strip().splitlines()[0] for text in self.errors if text.strip()), "")
 
 
 def tensorrt() -> Bindings:
@@ -201,27 +176,6 @@ def _broken(name: str, error: BaseException, remedy: str) -> MissingRuntime:
 def _pair(version: str) -> tuple[int, int]:
     numbers = [int(part) if part.isdigit() else 0 for part in version.split(".")]
     return (numbers[0], numbers[1]) if len(numbers) > 1 else (numbers[0], 0)
-
-
-@contextlib.contextmanager
-def _captured(heard: Messages) -> Iterator[None]:
-    """Keep what native code prints itself off the terminal, as one error is one line."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-        try:
-            for descriptor in saved:
-                os.dup2(file.fileno(), descriptor)
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, original in saved.items():
-                os.dup2(original, descriptor)
-                os.close(original)
-            file.seek(0)
-            heard.lines += file.read().decode(errors="replace").splitlines()
 
 
 @functools.cache

@@ -12,15 +12,14 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from gpusq_compiler.errors import FileError, MissingRuntime, PostconditionError
+from gpusq_compiler.errors import FileError, PostconditionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.runtime.events import Silent
-from gpusq_compiler.trt import bindings, enginelayers, evidence, ondevice
+from gpusq_compiler.trt import bindings, enginelayers, evidence
 from gpusq_compiler.trt.names import NodeNames
 from gpusq_compiler.trt.network import flags_of, is_typed, network_of
 from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import profiles_of
-from gpusq_compiler.trt.rules import NEWEST, Version
+from gpusq_compiler.trt.outputs import info_file, log_file, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,58 +77,6 @@ class EngineInfo:
         ]
         found["precisions"] = dict(self.evidence.precisions)
         return {"format": FORMAT, **found}
-
-
-def deploy(
-    model: Path,
-    engine: Path,
-    options: EngineOptions | None = None,
-    *,
-    version: Version = NEWEST,
-    events: Events | None = None,
-) -> EngineInfo:
-    """Write what builds the engine on its device, then build it here.
-
-    Args:
-        model: An ONNX file, by whatever tool.
-        engine: Where the engine goes; the other files go beside it.
-        options: How it is built.
-        version: Of the TensorRT on the device.
-        events: Receives what a person should read.
-
-    Raises:
-        MissingRuntime: There is no TensorRT or no GPU; the line names the script that was
-            written.
-        GpusqError: As for `build`.
-    """
-    options = options or EngineOptions()
-    written = prepare(model, engine, options, version)
-    try:
-        return build(model, engine, options, events=events)
-    except MissingRuntime as error:
-        raise MissingRuntime(
-            f"no engine was built, {error.what}",
-            where=str(engine),
-            remedy=f"{model} is ready, and {written.script} builds it on its device. "
-            f"{error.remedy}",
-        ) from error
-
-
-def prepare(
-    model: Path, engine: Path, options: EngineOptions, version: Version = NEWEST
-) -> ondevice.DeviceFiles:
-    """Write what builds an engine on its device.
-
-    Raises:
-        OptionError: The shapes do not fit the model.
-        FileError: Something cannot be read or written.
-    """
-    loaded = io.load(model)
-    profiles = require(loaded, engine, options)
-    order = ondevice.Order.of(
-        loaded, model=model, engine=engine, options=options, profiles=profiles, version=version
-    )
-    return ondevice.write(order)
 
 
 def build(
@@ -194,30 +141,6 @@ def build(
         timed = memoryview(network.config.get_timing_cache().serialize())
         io.write_whole(cache, timed, option="--timing-cache")
     return info
-
-
-def require(model: ir.Model, engine: Path, options: EngineOptions) -> tuple[Profile, ...]:
-    """Everything that can be wrong before TensorRT is asked; answers the profiles.
-
-    Raises:
-        FileError: The engine cannot be written, or a file that the options name is missing.
-        OptionError: The shapes do not fit the model.
-    """
-    io.require_writable(engine, model)
-    for file in (info_file(engine), log_file(engine), *ondevice.DeviceFiles.beside(engine)):
-        io.require_writable(file, model)
-    options.require_files()
-    return profiles_of(model, options.shapes)
-
-
-def info_file(engine: Path) -> Path:
-    """The JSON file beside an engine."""
-    return engine.with_name(f"{engine.name}.json")
-
-
-def log_file(engine: Path) -> Path:
-    """The builder's log beside an engine, called as the script for the device calls it."""
-    return engine.with_name(f"{engine.name}.log")
 
 
 def _timing_cache(

@@ -154,7 +154,7 @@ def script(order: Order) -> str:
     log = shlex.quote(f"./{order.engine.name}.log")
     return SCRIPT.format(
         engine=" ".join(order.engine.name.split()),
-        version=order.version,
+        version="10 or newer" if order.version.major > LAST_UNTYPED else order.version,
         command=shlex.join(trtexec(order)),
         log=log,
     )

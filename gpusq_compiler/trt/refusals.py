@@ -14,7 +14,8 @@ from gpusq_compiler.trt.rules import Severity, at_node
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpusq_compiler.trt.bindings import Bindings, Messages
+    from gpusq_compiler.trt.bindings import Bindings
+    from gpusq_compiler.trt.messages import Messages
 
 REMEDY = "Export the model without it, or report that gpusq lint does not know it"
 GRAPH = ir.AttributeType.GRAPH
