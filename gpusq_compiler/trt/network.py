@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, OptionError
-from gpusq_compiler.trt.constants import PAIR, initializers, nodes_of
+from gpusq_compiler.trt.constants import PAIR, initializers, nodes_of, prepared
 from gpusq_compiler.trt.options import HARDWARE
 from gpusq_compiler.trt.refusals import builder_refusal, parser_refusal, reason_of
 
@@ -143,10 +143,11 @@ def flags_of(bindings: Bindings, model: ir.Model, options: EngineOptions) -> tup
 
 def has_half(model: ir.Model) -> bool:
     """Whether any tensor of a model is in half precision."""
-    values = (*model.graph.inputs, *initializers(model))
-    return any(value.dtype in HALF for value in values) or any(
-        value.dtype in HALF for node in nodes_of(model, "Cast") for value in node.outputs
-    )
+    clone = prepared(model)
+    nodes = ir.traversal.RecursiveGraphIterator(clone.graph)
+    computed = (value for node in nodes for value in node.outputs)
+    known = (*clone.graph.inputs, *initializers(clone), *computed)
+    return any(value.dtype in HALF for value in known)
 
 
 def has_quantizers(model: ir.Model) -> bool:
