@@ -93,13 +93,16 @@ def from_inspector(text: str, names: NodeNames) -> tuple[EngineLayer, ...]:
         ModelError: It is no such JSON, or without details.
     """
     try:
-        found = json.loads(text)["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    found = parsed.get("Layers") if isinstance(parsed, Mapping) else None
+    if not isinstance(found, list):
         raise ModelError(
             "not the layers of an engine as JSON",
             remedy="Give what trtexec --exportLayerInfo wrote",
-        ) from error
-    if found and not all(isinstance(layer, Mapping) for layer in found):
+        )
+    if not all(isinstance(layer, Mapping) for layer in found):
         raise ModelError(
             "the engine tells the names of its layers alone",
             remedy="Build it with --profilingVerbosity=detailed",
