@@ -129,6 +129,7 @@ def _check(model: Path, given: Mapping[str, Any]) -> None:
     else:
         print_table(HEADINGS, found.rows())
         click.echo(found.summary())
+    found.require_integers(model)
 
 
 def _engine(model: Path, given: Mapping[str, Any]) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from gpusq_compiler.errors import ModelError
+from gpusq_compiler.errors import GateError, ModelError
 from gpusq_compiler.ir import io
 from gpusq_compiler.trt import bindings, enginelayers
 from gpusq_compiler.trt.evidence import product_of
@@ -90,6 +90,21 @@ class Checked:
             "this says nothing about sparsity"
         )
 
+    def require_integers(self, path: Path) -> None:
+        """Matrix products that should run on INT8 have to.
+
+        Raises:
+            GateError: One does not.
+        """
+        if self.disappointing:
+            others = len(self.disappointing) - 1
+            more = f", and {others} more" if others else ""
+            raise GateError(
+                f"'{self.disappointing[0].name}' runs in float and should run on INT8{more}",
+                where=str(path),
+                remedy="Place quantizers with --target tensorrt, and ask gpusq lint",
+            )
+
     @property
     def disappointing(self) -> tuple[Product, ...]:
         """Matrix products that run in float and should not."""
@@ -130,10 +145,9 @@ def check(path: Path, shapes: Shapes | None = None, model: ir.Model | None = Non
 
 def _product(layer: Layer, engine: tuple[EngineLayer, ...]) -> Product:
     found = product_of(layer.name, engine)
-    shown = found is not None and found.is_product
     return Product(
         name=layer.name,
         operator=layer.operator,
         expected=layer.reads == "int8",
-        integer=found.is_integer if found is not None and shown else None,
+        integer=None if found is None else found.is_integer,
     )

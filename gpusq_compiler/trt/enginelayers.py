@@ -34,6 +34,10 @@ TYPES = (
 PRODUCT = re.compile(
     r"gemm|conv(?!er)|correlation|matrix_?multiply|fully_?connected", re.IGNORECASE
 )
+FUSION = re.compile(r"fusion", re.I)
+"""Several operators in one kernel, which may be a product among them."""
+CAST = re.compile(r"Cast\w*(?:Fc|Conv|Bmm)")
+"""In the name of a fused kernel: what is multiplied was made float before."""
 SPARSE = re.compile(r"sparse|spmma|sptensor", re.IGNORECASE)
 HIDDEN = re.compile(r"stub|^(0x[0-9a-f]*)?$", re.IGNORECASE)
 """Tactics that say nothing: bare numbers, and placeholders as in TensorRT for RTX."""
@@ -74,9 +78,19 @@ class EngineLayer:
         return "ForeignNode" in self.name or "myelin" in self.kind.lower()
 
     @property
-    def is_integer(self) -> bool:
-        """Whether both factors of its product are INT8."""
-        return self.is_product and self.factors[:2] == ("int8", "int8")
+    def is_fusion(self) -> bool:
+        """Whether it is a kernel of several operators; then a product may be one of them."""
+        return FUSION.search(self.kind) is not None
+
+    @property
+    def is_integer(self) -> bool | None:
+        """Whether it multiplies INT8 with INT8; None where that cannot be seen.
+
+        A fused kernel reads codes also where it casts them before it multiplies.
+        """
+        if self.is_product:
+            return self.factors[:2] == ("int8", "int8")
+        return False if self.is_fusion and CAST.search(self.name) else None
 
     @property
     def is_sparse(self) -> bool | None:

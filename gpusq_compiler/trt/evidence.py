@@ -143,10 +143,13 @@ def without_sparse_cores(evidence: Evidence, capability: tuple[int, int]) -> Evi
 
 
 def product_of(name: str, engine: Sequence[EngineLayer]) -> EngineLayer | None:
-    """The engine's layer that does a node's product, else the part that holds the node."""
+    """The engine's layer that does a node's product, else a kernel or part that holds it."""
     holding = [one for one in engine if name in one.nodes]
-    ranked = sorted(holding, key=lambda one: (not one.is_product, not one.is_foreign))
-    return ranked[0] if ranked and (ranked[0].is_product or ranked[0].is_foreign) else None
+    for kind in ("is_product", "is_fusion", "is_foreign"):
+        for one in holding:
+            if getattr(one, kind):
+                return one
+    return None
 
 
 def _corrected(
