@@ -70,10 +70,8 @@ def _gpu() -> Row:
 def _tensorrt() -> list[Row]:
     """What is loaded is what works: the libraries of a package may be missing."""
     rows = []
-    for feature, load in (
-        ("tensorrt", bindings.tensorrt),
-        ("rtx check", bindings.tensorrt_rtx),
-    ):
+    loaders = {"tensorrt": bindings.tensorrt, "build check": bindings.tensorrt_rtx}
+    for feature, load in loaders.items():
         try:
             rows.append((feature, str(load()), ""))
         except MissingRuntime as error:

@@ -13,6 +13,7 @@ from gpusq_compiler.errors import FileError
 from tests import shell
 from tests.bad_input import (
     test_bad_data,
+    test_bad_engine,
     test_bad_loader,
     test_bad_model,
     test_bad_option,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TABLES = (
     test_bad_data,
+    test_bad_engine,
     test_bad_loader,
     test_bad_model,
     test_bad_option,

@@ -212,7 +212,7 @@ def test_compare_of_models_that_do_not_match(
 
 def test_doctor(capfd: pytest.CaptureFixture[str]) -> None:
     out = shell.good(verb="doctor", capture=capfd)
-    for row in ("python", "onnxruntime", "providers", "qat", "gpu", "tensorrt"):
+    for row in ("python", "onnxruntime", "providers", "qat", "gpu", "tensorrt", "build check"):
         assert re.search(rf"│ {row} ", out)
     assert "CPU" in out
 
@@ -220,7 +220,7 @@ def test_doctor(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["-h"], []])
 def test_help_lists_the_verbs(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     out = shell.good(*words, verb="", capture=capfd)
-    for verb in ("compile", "passes", "check", "compare", "doctor", "Exit codes"):
+    for verb in ("compile", "passes", "check", "compare", "build", "doctor", "Exit codes"):
         assert verb in out
 
 
@@ -229,7 +229,7 @@ def test_help_of_compile_lists_the_options(capfd: pytest.CaptureFixture[str]) ->
     for name in (
         *("passes", "recipe", "data", "eval-data", "metric", "teacher", "out", "report"),
         *("workdir", "seed", "set", "steps", "batch-size", "lr", "budget", "target"),
-        *("device", "dry-run", "resume"),
+        *("device", "dry-run", "resume", "engine", "min-shapes", "opt-shapes", "max-shapes"),
     ):
         assert f"--{name} " in out or f"--{name}\n" in out
 
