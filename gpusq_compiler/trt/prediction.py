@@ -178,4 +178,4 @@ def _doubt(use: query.WeightUse) -> str:
     summed, channels = use.reduction_length * taps, use.shape[use.channel]
     if min(summed, channels) >= PAYS:
         return ""
-    return f"narrow, {summed} to {channels}: dense kernels tend to win below {PAYS}"
+    return f"narrow, {summed} to {channels}: dense tends to win below {PAYS}"

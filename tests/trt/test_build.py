@@ -183,6 +183,15 @@ def test_later_versions_take_types_from_the_model(
     assert caught.value.where == "--fp16"
 
 
+def test_a_flag_that_a_version_may_lose(
+    fake: Callable[..., FakeTensorRT], model: Path, tmp_path: Path
+) -> None:
+    trt = fake("11.4")
+    del trt.BuilderFlag.SPARSE_WEIGHTS
+    with pytest.raises(OptionError, match="has no builder flag SPARSE_WEIGHTS"):
+        build(model, tmp_path / "m.engine")
+
+
 def test_dense_engines_are_not_asked_for_sparse_tactics(
     fake: Callable[..., FakeTensorRT], model: Path, tmp_path: Path
 ) -> None:
