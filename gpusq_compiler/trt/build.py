@@ -106,6 +106,7 @@ def build(
     profiles = require(loaded, engine, options)
     trt = bindings.tensorrt()
     device = bindings.require_gpu()
+    events.note(f"{trt} builds for {device.name}, which can take minutes")
     with trt.listening() as heard:
         network = network_of(trt, model, loaded, options, profiles)
         cache = _timing_cache(trt, device, loaded, options)

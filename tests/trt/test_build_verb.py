@@ -135,7 +135,8 @@ def test_an_operator_is_told(
     fake: Callable[..., FakeTensorRT], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fake(unknown_operators=("MatMul",))
-    line = build("m.onnx", capture=capfd, code=1).err
+    note, line = build("m.onnx", capture=capfd, code=1).err.splitlines()
+    assert note == "gpusq: TensorRT 11.4.1.2 builds for a fake GPU, which can take minutes"
     assert line.startswith("gpusq: error: m.onnx, MatMul 'fc0': TensorRT 11.4.1.2 refuses it")
     assert not (folder / "m.engine").exists()
 
