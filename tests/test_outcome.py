@@ -52,7 +52,9 @@ def test_report_is_complete(compiled: Path) -> None:
         "latencies",
         "passes",
         "versions",
+        "engine",
     }
+    assert report["engine"] is None
     for part, name in (("source", "model.onnx"), ("output", "model.gpusq.onnx")):
         path = compiled / name
         wanted = {"path": name, "bytes": path.stat().st_size, "sha256": shell.digest(path)}

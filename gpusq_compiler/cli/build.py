@@ -53,8 +53,9 @@ def build_command(model: Path, **given: Any) -> None:
     modes = [mode for mode in MODES if given[mode]]
     if len(modes) > 1 or (given["layers"] and modes != ["log"]):
         raise OptionError(
-            "only one of --predict, --check, --on-device and --log, and --layers with --log",
+            "these options do not go together",
             where="gpusq build",
+            remedy="Give one of --predict, --check, --on-device, --log; --layers needs --log",
         )
     handlers = {
         "predict": _predict,
