@@ -103,7 +103,7 @@ def _concerned(use: query.WeightUse) -> Iterator[ir.Node]:
     yield from use.path
     value = use.activation
     producer = None if value is None else value.producer()
-    while producer is not None and producer.op_type in query.QUANTIZERS:
+    while producer is not None and producer.op_type in (*query.QUANTIZERS, "Cast"):
         yield producer
         value = producer.inputs[0]
         producer = None if value is None else value.producer()
