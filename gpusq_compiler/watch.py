@@ -10,7 +10,7 @@ import numpy as np
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import PostconditionError
 from gpusq_compiler.runtime.compare import compare
-from gpusq_compiler.runtime.latency import interleaved
+from gpusq_compiler.runtime.latency import interleaved, on_host
 from gpusq_compiler.runtime.session import Session, refusal
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ class Watch:
                 break
             rows = np.arange(batch) % self._ctx.data.count
             feeds = self._ctx.data.take(rows)
-            times = interleaved(sessions, feeds, seconds=LATENCY_SECONDS)
-            dense, compressed = (1000 * seconds for seconds in times)
+            turns = [on_host(session, feeds) for session in sessions]
+            times = interleaved(turns, seconds=LATENCY_SECONDS)
+            dense, compressed = (1000 * taken.median for taken in times)
             measured.append(Latency(batch=batch, dense=dense, compressed=compressed))
         return tuple(measured)
