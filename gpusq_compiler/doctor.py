@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 
 from gpusq_compiler.errors import MissingRuntime
-from gpusq_compiler.runtime import flavour
+from gpusq_compiler.runtime import flavour, smi
 from gpusq_compiler.trt import bindings
 
 GPU_TRAINING = (
@@ -56,15 +54,12 @@ def _runtime() -> list[Row]:
 
 
 def _gpu() -> Row:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    found = smi.asked("name", "driver_version")
+    if found is None:
         return ("gpu", "none found (no nvidia-smi)", "an NVIDIA GPU and its driver")
-    asked = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    lines = answer.stdout.strip().splitlines()
-    if answer.returncode or not lines:
+    if not found:
         return ("gpu", "nvidia-smi finds none", "an NVIDIA GPU and its driver")
-    return ("gpu", "; ".join(lines), "")
+    return ("gpu", "; ".join(", ".join(values) for values in found), "")
 
 
 def _tensorrt() -> list[Row]:

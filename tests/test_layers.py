@@ -31,6 +31,7 @@ LAYERS = (
     ("report", "context"),
     ("watch", "request"),
     ("recipe",),
+    ("analysis",),
     ("passes",),
     ("calibration", "train", "trt"),
     ("sparsity", "quant", "runtime"),

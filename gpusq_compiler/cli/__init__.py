@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpusq_compiler.cli.bench import bench_command
 from gpusq_compiler.cli.build import build_command
 from gpusq_compiler.cli.check import check_command
 from gpusq_compiler.cli.compare import compare_command
@@ -41,6 +42,7 @@ for verb in (
     compare_command,
     extract_command,
     lint_command,
+    bench_command,
     build_command,
     doctor_command,
 ):

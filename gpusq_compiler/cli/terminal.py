@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from gpusq_compiler.runtime.events import Events
 
@@ -41,13 +41,16 @@ def console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, figures: Collection[str] = ()
+) -> None:
+    """Print rows under headings; figures stand right."""
     from rich.table import Table
 
     table = Table()
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        justify: Literal["left", "right"] = "right" if heading in figures else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console().print(table, markup=False)

@@ -67,7 +67,7 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
 
 def fixed_batch(model: ir.Model) -> int | None:
     """The batch size that the model prescribes, or None when it is free."""
-    return _fixed_batch(input_specs(model))
+    return prescribed_batch(input_specs(model))
 
 
 def without_batch(specs: Sequence[InputSpec]) -> frozenset[str]:
@@ -76,7 +76,7 @@ def without_batch(specs: Sequence[InputSpec]) -> frozenset[str]:
     The smallest fixed first dimension is the batch; a larger one (a state ``[2, 1, 128]``
     beside samples ``[1, 512]``) is something else.
     """
-    batch = _fixed_batch(specs)
+    batch = prescribed_batch(specs)
     return frozenset(
         spec.name
         for spec in specs
@@ -84,7 +84,8 @@ def without_batch(specs: Sequence[InputSpec]) -> frozenset[str]:
     )
 
 
-def _fixed_batch(specs: Sequence[InputSpec]) -> int | None:
+def prescribed_batch(specs: Sequence[InputSpec]) -> int | None:
+    """The batch size that inputs prescribe together, or None when it is free."""
     fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
     return min(fixed, default=None)
 

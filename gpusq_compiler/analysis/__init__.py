@@ -1,0 +1,1 @@
+"""Reading models and saying something about them; nothing here changes one."""
