@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FIGURES = ("batch", "MB", "median ms", "p99 ms", "samples/s")
+ITSELF = 0.03
+"""By how much a file differs from itself in a second session: no difference below is named."""
 HEADINGS = ("batch", "file", *FIGURES[1:], "times as fast")
 
 
@@ -84,7 +86,9 @@ class Bench:
         places = " and ".join(dict.fromkeys(entry.runs_on for entry in self.entries))
         given = self.settings["data"] or "synthesised inputs"
         threads = self.settings["threads"]
-        told = "" if threads is None else f", {threads} thread{'s' * (threads != 1)}"
+        told = ""
+        if threads is not None and "ONNX Runtime" in places:
+            told = f", {threads} thread{'s' * (threads != 1)}"
         return f"{places} numbers{told}, {given}"
 
     def rows(self) -> Iterator[tuple[str, ...]]:
@@ -136,7 +140,7 @@ class Bench:
     def _slower(self) -> Iterator[str]:
         """Every file that is slower than the one that it is compared with, beyond chance."""
         for file, entry in enumerate(self.entries):
-            slow = [(batch, ratio) for batch, ratio in self._of(file) if ratio.high < 1]
+            slow = [found for found in self._of(file) if found[1].high < 1 - ITSELF]
             if slow and entry.against is not None:
                 other = self.entries[entry.against].name
                 yield f"{entry.name} is SLOWER than {other}: {_at(slow)}"

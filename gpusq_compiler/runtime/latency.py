@@ -1,4 +1,8 @@
-"""How long models take on this machine: in turn, A B A B, so that drift hits all alike."""
+"""How long models take on this machine: in turn, so that drift hits all alike.
+
+In every round each model has its turn, in an order drawn anew: in a fixed one, the same file
+timed twice differed from itself by 2 % on a busy machine, for where a turn stands matters.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +112,7 @@ def interleaved(
     """The times of each model.
 
     Args:
-        turns: Taken one after the other, A B A B.
+        turns: Each is taken once in a round.
         seconds: About how long to measure in all.
         warm_up: Seconds of rounds before that, which do not count; at least one round.
         runs: Stop after so many of every model. There are five rounds at least.
@@ -117,10 +121,11 @@ def interleaved(
         for turn in turns:
             turn()
     taken: list[list[Sequence[float]]] = [[] for _ in turns]
+    draw = np.random.default_rng(0)
     for count in _rounds(seconds, fewest=FEWEST_ROUNDS):
-        for turn, times in zip(turns, taken, strict=True):
-            times.append(turn())
-        # No work between turns that grows with their number: the next one would feel it.
+        for index in draw.permutation(len(turns)):
+            taken[index].append(turns[index]())
+        # No work here that grows with the number of rounds: the next turn would feel it.
         fewest = count * min(len(times[-1]) for times in taken)
         if runs is not None and count >= FEWEST_ROUNDS and fewest >= runs:
             break

@@ -133,8 +133,8 @@ class FakeDriver:
         self._new(out, "context")
 
     def _cuDevicePrimaryCtxRelease(self, device: int) -> int:
-        (context,) = [h for h, thing in self.alive.items() if thing == "context"]
-        return self._gone(context)
+        contexts = [handle for handle, thing in self.alive.items() if thing == "context"]
+        return self._gone(contexts[-1])
 
     def _cuCtxSetCurrent(self, context: int) -> int:
         return SUCCESS if self.alive.get(context) == "context" else INVALID
