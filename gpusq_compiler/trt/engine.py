@@ -7,6 +7,7 @@ replays it back to back between events.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,16 @@ class Engine:
         self.path = path
         self.bindings = bindings.tensorrt()
         self.gpu = Gpu()
+        self.without_graph = ""
+        self._bound: dict[str, int] = {}
+        self._on_host: dict[str, Array] = {}
+        self._timing: list[int] = []
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.gpu.close)
+            self._load(plan, host_code=host_code)
+            failing.pop_all()
+
+    def _load(self, plan: bytes, *, host_code: bool) -> None:
         # The runtime has to outlive what it reads.
         self._runtime = self.bindings.runtime()
         if host_code:
@@ -74,7 +85,7 @@ class Engine:
         if self._context is None:
             raise MissingRuntime(
                 "no memory on the GPU to run the engine in",
-                where=str(path),
+                where=str(self.path),
                 remedy="End what else runs there",
             )
         names = map(self._engine.get_tensor_name, range(self._engine.num_io_tensors))
@@ -86,10 +97,6 @@ class Engine:
             if read
         )
         self.outputs = [name for name, read in self._is_input.items() if not read]
-        self._bound: dict[str, int] = {}
-        self._on_host: dict[str, Array] = {}
-        self._timing: list[int] = []
-        self.without_graph = ""
 
     def typical(self) -> dict[str, tuple[int, ...]]:
         """The shape of each input for which kernels were chosen."""

@@ -143,6 +143,7 @@ def test_engines_that_are_refused(
     path = plan(tmp_path / "m.engine", **described)
     with pytest.raises(ModelError, match=says):
         Engine(path)
+    assert not driver.alive
 
 
 @pytest.mark.parametrize(
