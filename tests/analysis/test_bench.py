@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from gpusq_compiler.analysis import bench as timing
 from gpusq_compiler.analysis import inputs
 from gpusq_compiler.analysis.bench import Settings, bench
 from gpusq_compiler.analysis.contestants import opened, stand_in
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx_ir as ir
+
+    from gpusq_compiler.runtime.latency import Turn
 
 QUICK = Settings(batch_sizes=(1, 3), seconds=0, warm_up=0, threads=1)
 DOUBLE = "double ({kind}[{batch}, 8] x) => ({kind}[{batch}, 8] y) {{ y = Add(x, x) }}"
@@ -178,6 +181,20 @@ def test_data_are_used_and_repeated(tmp_path: Path) -> None:
     data = str(tmp_path / "d.npz")
     found = bench([path], dataclasses.replace(QUICK, data=data))
     assert found.title.endswith(f"1 thread, {data}")
+
+
+def test_time_is_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = double(tmp_path / "a.onnx")
+    asked: list[dict[str, float]] = []
+
+    def fake(turns: Sequence[Turn], **given: float) -> list[Times]:
+        asked.append(given)
+        return [Times(turns=[[1.0]]) for _ in turns]
+
+    monkeypatch.setattr(timing, "interleaved", fake)
+    settings = dataclasses.replace(QUICK, batch_sizes=(1,), seconds=3.0, warm_up=0.5)
+    bench([path, path], settings)
+    assert asked == [{"seconds": 6.0, "warm_up": 1.0, "runs": None}]
 
 
 def test_runs_are_bounded(tmp_path: Path) -> None:
