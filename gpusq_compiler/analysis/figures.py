@@ -16,6 +16,8 @@ FORMAT = 1
 FIGURES = ("batch", "MB", "median ms", "p99 ms", "samples/s")
 ITSELF = 0.03
 """By how much a file differs from itself in a second session: no difference below is named."""
+DISTURBED = 3.0
+"""Above this many medians a p99 tells of other work on the machine."""
 HEADINGS = ("batch", "file", *FIGURES[1:], "times as fast")
 
 
@@ -120,6 +122,7 @@ class Bench:
         yield from self._gain()
         if len({entry.runs_on.split(" on ")[0] for entry in self.entries}) > 1:
             yield "the files run on different things: the ratios compare these as well"
+        yield from self._disturbed()
         yield from self.remarks
 
     def as_json(self) -> dict[str, object]:
@@ -144,6 +147,14 @@ class Bench:
             if slow and entry.against is not None:
                 other = self.entries[entry.against].name
                 yield f"{entry.name} is SLOWER than {other}: {_at(slow)}"
+
+    def _disturbed(self) -> Iterator[str]:
+        tails = [cell.times.p99 / cell.times.median for cell in self.cells if cell.times.p99]
+        if tails and max(tails) > DISTURBED:
+            yield (
+                f"p99 is up to {max(tails):.0f} times the median: other work disturbed the "
+                "runs, which brings ratios closer to 1; measure on a quiet machine"
+            )
 
     def _gain(self) -> Iterator[str]:
         twins = [entry.twin for entry in self.entries]

@@ -272,6 +272,14 @@ def test_slower_by_chance_is_not_said() -> None:
     assert list(found.lines()) == ["said"]
 
 
+def test_a_busy_machine_is_said() -> None:
+    """Of 200 runs, four take seven times as long: the 99th percentile is among them."""
+    quiet, busy = [1.0] * 200, [7.0] * 4 + [1.0] * 196
+    assert list(figures_of([quiet]).lines()) == ["said"]
+    (line, _) = figures_of([quiet, busy]).lines()
+    assert line.startswith("p99 is up to 7 times the median: other work disturbed the runs")
+
+
 def test_the_gain_of_sparsity_is_against_dense_int8() -> None:
     """8 times as fast as FP16, and slower than its dense twin."""
     twins = list(AGAINST)
