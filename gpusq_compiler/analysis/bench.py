@@ -13,7 +13,7 @@ import numpy as np
 from gpusq_compiler.analysis.contestants import opened
 from gpusq_compiler.analysis.figures import Bench, Cell, Entry
 from gpusq_compiler.analysis.inputs import batch_sizes, cast, samples_for
-from gpusq_compiler.analysis.twins import AGAINST
+from gpusq_compiler.analysis.twins import against
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.latency import interleaved
 
@@ -74,7 +74,7 @@ def bench(
         GpusqError: A file cannot be read or run, or does not fit beside the first.
     """
     events = events or Silent()
-    against = _against(len(files), twins)
+    others = _others(len(files), twins)
     with contextlib.ExitStack() as stack:
         contestants = []
         for path in files:
@@ -87,11 +87,11 @@ def bench(
         cells: list[Cell] = []
         events.begin("bench", len(sizes))
         for size, batch in feeds.items():
-            cells += _measured(contestants, size, batch, against, settings)
+            cells += _measured(contestants, size, batch, others, settings)
             events.advance(len(cells) // len(files))
         events.end()
         return Bench(
-            entries=_entries(contestants, against, twins),
+            entries=_entries(contestants, others, twins),
             cells=cells,
             settings=dataclasses.asdict(settings),
             remarks=_remarks(contestants),
@@ -108,13 +108,11 @@ def _opened(path: Path, settings: Settings) -> Contestant:
     )
 
 
-def _against(count: int, twins: Sequence[str]) -> list[int | None]:
+def _others(count: int, twins: Sequence[str]) -> list[int | None]:
     """What each file is compared with: its twin, or the first file."""
     if not twins:
         return [None, *[0] * (count - 1)]
-    return [
-        twins.index(other) if (other := AGAINST[twin]) in twins else None for twin in twins
-    ]
+    return [against(twin, twins) for twin in twins]
 
 
 def _try(contestants: Sequence[Contestant], feeds: Mapping[int, Feeds]) -> None:
@@ -128,7 +126,7 @@ def _measured(
     contestants: Sequence[Contestant],
     size: int,
     feeds: Feeds,
-    against: Sequence[int | None],
+    others: Sequence[int | None],
     settings: Settings,
 ) -> Iterator[Cell]:
     """The cells of one batch size, all files in turn."""
@@ -138,13 +136,13 @@ def _measured(
         warm_up=settings.warm_up * len(contestants),
         runs=settings.runs,
     )
-    for index, (taken, other) in enumerate(zip(times, against, strict=True)):
+    for index, (taken, other) in enumerate(zip(times, others, strict=True)):
         ratio = None if other is None else taken.faster_than(times[other])
         yield Cell(file=index, batch=size, times=taken, faster=ratio)
 
 
 def _entries(
-    contestants: Sequence[Contestant], against: Sequence[int | None], twins: Sequence[str]
+    contestants: Sequence[Contestant], others: Sequence[int | None], twins: Sequence[str]
 ) -> list[Entry]:
     paths = [contestant.path for contestant in contestants]
     clear = len({path.name for path in paths}) == len(set(paths))
@@ -156,7 +154,7 @@ def _entries(
             twin=twins[index] if twins else "",
             bytes=contestant.size,
             runs_on=contestant.runs_on,
-            against=against[index],
+            against=others[index],
         )
         for index, contestant in enumerate(contestants)
     ]

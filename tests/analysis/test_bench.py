@@ -15,7 +15,7 @@ from gpusq_compiler.analysis import inputs
 from gpusq_compiler.analysis.bench import Settings, bench
 from gpusq_compiler.analysis.contestants import opened, stand_in
 from gpusq_compiler.analysis.figures import Bench, Cell, Entry
-from gpusq_compiler.analysis.twins import AGAINST, twins_of
+from gpusq_compiler.analysis.twins import against, twins_of
 from gpusq_compiler.errors import FileError, ModelError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes.canonicalize import Canonicalize
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.latency import Turn
 
 QUICK = Settings(batch_sizes=(1, 3), seconds=0, warm_up=0, threads=1)
+TWINS = ("dense-fp16", "dense-int8", "sparse-fp16", "sparse-int8")
 DOUBLE = "double ({kind}[{batch}, 8] x) => ({kind}[{batch}, 8] y) {{ y = Add(x, x) }}"
 
 
@@ -60,12 +61,12 @@ def figures_of(
     seconds: Sequence[Sequence[float]], *, twins: Sequence[str] = (), **settings: Any
 ) -> Bench:
     """Figures of files that took so long, at batch 4."""
-    against: list[int | None] = [None, *[0] * (len(seconds) - 1)]
+    others: list[int | None] = [None, *[0] * (len(seconds) - 1)]
     if twins:
-        against = [twins.index(o) if (o := AGAINST[t]) in twins else None for t in twins]
+        others = [against(twin, twins) for twin in twins]
     times = [Times(turns=[[s] for s in taken]) for taken in seconds]
     cells = []
-    for file, other in enumerate(against):
+    for file, other in enumerate(others):
         faster = None if other is None else times[file].faster_than(times[other])
         cells.append(Cell(file=file, batch=4, times=times[file], faster=faster))
     entries = [
@@ -77,7 +78,7 @@ def figures_of(
             runs_on="ONNX Runtime CPU",
             against=other,
         )
-        for i, other in enumerate(against)
+        for i, other in enumerate(others)
     ]
     known = {**dataclasses.asdict(QUICK), **settings}
     return Bench(entries=entries, cells=cells, settings=known, remarks=["said"], machine={})
@@ -282,7 +283,7 @@ def test_a_busy_machine_is_said() -> None:
 
 def test_the_gain_of_sparsity_is_against_dense_int8() -> None:
     """8 times as fast as FP16, and slower than its dense twin."""
-    twins = list(AGAINST)
+    twins = TWINS
     found = figures_of([[8.0] * 9, [1.0] * 9, [8.0] * 9, [1.25] * 9], twins=twins)
     assert list(found.lines()) == [
         "sparse-int8 is SLOWER than dense-int8: 0.80x at batch 4",
@@ -321,14 +322,25 @@ def test_twins_are_found(sparse: str, stem: str, tmp_path: Path) -> None:
         (tmp_path / f"other.{twin}{ending}").touch()
         (tmp_path / f"{stem}.{twin}.json").touch()
     found = twins_of(Path(sparse), tmp_path)
-    assert list(found) == list(AGAINST)
+    assert list(found) == list(TWINS)
     assert found["sparse-int8"] == Path(sparse)
     assert found["dense-int8"] == tmp_path / f"{stem}.dense-int8{ending}"
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "fp32"])
+def test_the_rest_may_be_another_float(kind: str, tmp_path: Path) -> None:
+    for twin in (f"dense-{kind}", "dense-int8", f"sparse-{kind}"):
+        (tmp_path / f"m.{twin}.onnx").touch()
+    twins = list(twins_of(Path("m.gpusq.onnx"), tmp_path))
+    assert twins == [f"dense-{kind}", "dense-int8", f"sparse-{kind}", "sparse-int8"]
+    assert [against(twin, twins) for twin in twins] == [None, 0, 0, 1]
 
 
 def test_some_twins_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "m.dense-int8.onnx").touch()
     assert list(twins_of(Path("m.gpusq.onnx"), tmp_path)) == ["dense-int8", "sparse-int8"]
     (tmp_path / "m.dense-int8.onnx").unlink()
-    with pytest.raises(FileError, match=r"no twin of m\.gpusq\.onnx.*m\.dense-fp16\.onnx"):
+    with pytest.raises(
+        FileError, match=r"no twin of m\.gpusq\.onnx.*m\.gpusq\.dense-int8\.onnx"
+    ):
         twins_of(Path("m.gpusq.onnx"), tmp_path)
