@@ -93,7 +93,8 @@ class OnnxFile:
             found.append("ONNX Runtime makes no use of its 2:4 pattern")
         if self._device == "cpu" and _has_half(self.model):
             found.append(
-                "FP16, for which ONNX Runtime's CPU has few kernels: no guide to a GPU"
+                "FP16, which ONNX Runtime's CPU mostly casts to FP32 and back at every run, "
+                "zeros more slowly: no guide to a GPU"
             )
         if self._device == "cuda":
             found.append("times hold the copies between processor and GPU")
