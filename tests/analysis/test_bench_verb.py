@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnxruntime
 import pytest
 
+from gpusq_compiler import watch
 from tests import shell
 from tests.analysis.test_bench import double
 from tests.bad_input.case import (
@@ -73,6 +74,22 @@ def test_twins(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = shell.good("model.onnx", "--twins", "twins", *QUICK, capture=capfd, verb="bench")
     assert "as dense-int8" in out
     assert "sparse gain on ONNX Runtime CPU, dense-int8 over sparse-int8: " in out
+
+
+def test_a_real_model_and_its_compiled_file(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
+    dense = str(shell.ROOT / "models" / "vit_digits.onnx")
+    few = ("--set", "prune.score=magnitude", "--set", "quantize.samples=8", "--threads", "1")
+    shell.good(dense, "--passes", "prune,quantize", *few, "-q", capture=capfd)
+    given = (dense, "vit_digits.gpusq.onnx", "--json", *QUICK)
+    found = json.loads(shell.good(*given, capture=capfd, verb="bench"))
+    before, after = (file["bytes"] for file in found["files"])
+    # A quarter of each weight of 4 bytes is left, with scales and nodes.
+    assert 2 < before / after < 4
+    assert [cell["faster"] is None for cell in found["cells"]] == [True, False] * 2
+    assert "ONNX Runtime makes no use of its 2:4 pattern" in found["lines"][-1]
 
 
 def test_a_prescribed_batch_is_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

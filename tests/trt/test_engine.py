@@ -11,13 +11,16 @@ import pytest
 from gpusq_compiler.errors import DataError, FileError, MissingRuntime, ModelError
 from gpusq_compiler.trt import cuda
 from gpusq_compiler.trt.engine import RUNS_PER_TURN, Engine
-from tests.trt import fake_gpu
+from tests.trt import fake_gpu, fakes
 from tests.trt.fake_gpu import SECONDS_PER_RUN, VERSIONS, FakeDriver, install, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpusq_compiler.runtime.samples import Array
+
+
+COUNTS = ("num_io_tensors", "num_optimization_profiles")
 
 
 @pytest.fixture
@@ -226,6 +229,21 @@ def test_prototypes_are_those_of_the_header() -> None:
         assert sizes == [ctypes.sizeof(kind) for kind in fake_gpu.HEADER[name]], name
 
 
+@pytest.mark.parametrize("version", fakes.VERSIONS)
+def test_the_fake_has_nothing_that_a_version_lacks(version: str) -> None:
+    """Against the names that were listed from the wheels of each version."""
+    used = {
+        "ICudaEngine": [*vars(fake_gpu.FakeEngine), *COUNTS],
+        "IExecutionContext": [*vars(fake_gpu.FakeContext), "active_optimization_profile"],
+        "Runtime": ["deserialize_cuda_engine", "engine_host_code_allowed"],
+        "TensorIOMode": ["INPUT", "OUTPUT"],
+        "module": ["ILogger", "Runtime", "TensorLocation", "init_libnvinfer_plugins"],
+    }
+    for kind, names in used.items():
+        known = fakes.API[version][kind].split()
+        assert {name for name in names if not name.startswith("_")} <= set(known), kind
+
+
 @pytest.mark.rtx
 def test_the_fake_has_nothing_that_the_real_api_lacks() -> None:
     api = pytest.importorskip("tensorrt_rtx")
@@ -236,7 +254,7 @@ def test_the_fake_has_nothing_that_the_real_api_lacks() -> None:
     for fake, real in pairs:
         for name in vars(fake):
             assert name.startswith("_") or hasattr(real, name), name
-    for name in ("num_io_tensors", "num_optimization_profiles"):
+    for name in COUNTS:
         assert hasattr(api.ICudaEngine, name)
     for name in ("engine_host_code_allowed", "deserialize_cuda_engine"):
         assert hasattr(api.Runtime, name)
