@@ -63,15 +63,30 @@ def new_initializer(
     graph: ir.Graph, name: str, array: Array, *, dtype: ir.DataType | None = None
 ) -> ir.Value:
     """Register an initializer; the name must be fresh."""
+    value = initializer(name, array, dtype=dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def initializer(name: str, array: Array, *, dtype: ir.DataType | None = None) -> ir.Value:
+    """A constant that no graph owns yet."""
     tensor = ir.tensor(array, dtype=dtype, name=name)
-    value = ir.Value(
+    return ir.Value(
         name=name,
         shape=ir.Shape(array.shape),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
-    graph.register_initializer(value)
-    return value
+
+
+def exchange(graph: ir.Graph, replacements: Mapping[str, Sequence[ir.Value]]) -> None:
+    """Put others in the places of some initializers; who reads the old ones is not changed."""
+    before = list(graph.initializers.items())
+    for name, _ in reversed(before):
+        del graph.initializers[name]
+    for name, value in before:
+        for one in replacements.get(name, (value,)):
+            graph.initializers.add(one)
 
 
 def new_node(
