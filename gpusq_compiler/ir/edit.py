@@ -32,9 +32,15 @@ def retype(value: ir.Value, dtype: ir.DataType) -> None:
 
 def _store(value: ir.Value, old: ir.TensorProtocol, array: Array, dtype: ir.DataType) -> None:
     tensor = ir.tensor(array.astype(dtype.numpy(), copy=False), dtype=dtype, name=value.name)
-    tensor.metadata_props.update(old.metadata_props)
-    tensor.doc_string = old.doc_string
+    carry_notes(old, tensor)
     value.const_value = tensor
+
+
+def carry_notes(old: ir.TensorProtocol | None, new: ir.TensorProtocol | None) -> None:
+    """What people wrote on a tensor goes over to the one in its place."""
+    if old is not None and new is not None:
+        new.metadata_props.update(old.metadata_props)
+        new.doc_string = old.doc_string
 
 
 class Names:

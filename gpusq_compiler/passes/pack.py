@@ -104,7 +104,8 @@ class Pack(Pass):
             return _left(value, "wide-pattern", reason)
         saved = int(codes.nbytes) - form.nbytes
         if saved < self.least or saved <= 0:
-            reason = f"packing saves {saved} of {codes.nbytes} bytes, less than {self.least}"
+            asked = f", less than {self.least}" if self.least else ""
+            reason = f"packing saves {saved} of {codes.nbytes} bytes{asked}"
             return _left(value, "small", reason)
         return form
 

@@ -65,6 +65,7 @@ def _restore(graph: ir.Graph, values: Sequence[ir.Value]) -> None:
         twin = edit.initializer(value.name or "", packed.codes())
         twin.doc_string = value.doc_string
         twin.metadata_props.update(value.metadata_props)
+        edit.carry_notes(kept.const_value, twin.const_value)
         value.replace_all_uses_with(twin, replace_graph_outputs=True)
         places[kept.name or ""] = [twin]
         chains += nodes

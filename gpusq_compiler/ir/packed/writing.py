@@ -35,6 +35,7 @@ def store(graph: ir.Graph, weights: Mapping[ir.Value, Packed], names: edit.Names
     edit.exchange(graph, {value.name or "": pair for value, pair in parts.items()})
     first, writer = graph[0], _Writer(graph, names)
     for value, packed in weights.items():
+        edit.carry_notes(value.const_value, parts[value][0].const_value)
         value.const_value = None
         writer.chain(value, packed, *parts[value])
     graph.insert_before(first, writer.nodes)
