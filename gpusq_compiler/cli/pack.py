@@ -48,8 +48,9 @@ def pack_command(model: Path, out: Path | None) -> None:
             remedy="Prune before you quantize: --passes prune,qat,pack",
         )
     before, written = io.source_size(loaded), io.save(loaded, out)
+    count = len(report.result.changed)
     click.echo(
-        f"{len(report.result.changed)} weights packed: {before / 1e6:.3f} MB → "
+        f"{count} weight{'s' * (count > 1)} packed: {before / 1e6:.3f} MB → "
         f"{written.size / 1e6:.3f} MB"
     )
     click.echo(written.path)

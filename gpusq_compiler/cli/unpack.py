@@ -31,5 +31,5 @@ def unpack_command(model: Path, out: Path | None) -> None:
     written = io.save(
         loaded, out or Path(f"{model.stem.removesuffix('.packed')}.unpacked.onnx")
     )
-    click.echo(f"{len(names)} weights unpacked")
+    click.echo(f"{len(names)} weight{'s' * (len(names) > 1)} unpacked")
     click.echo(written.path)
