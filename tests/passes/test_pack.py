@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from gpusq_compiler.errors import OptionError
+from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import claims, edit, io, packed
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import Context, Fact
@@ -158,6 +158,28 @@ def test_the_demo_models(name: str, context_for: ContextFor, tmp_path: Path) -> 
     require_same(model, before, {"x": digits}, tmp_path)
     sizes = [io.save(m, tmp_path / "m.onnx").size for m in (before, model)]
     assert sizes[1] < sizes[0]
+
+
+def test_weights_in_a_data_file(
+    context_for: ContextFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "g (float[N, 64] x) => (float[N, 192] y) <float[64, 192] w> { y = MatMul(x, w) }"
+    model = frozen(tiny.model_of(text), context_for)
+    before = ir.to_proto(model)
+    feeds = tiny.samples(model, 5).arrays
+    wanted = run(model, feeds, tmp_path)
+    pack(model, context_for)
+    monkeypatch.setattr(io, "INLINE_LIMIT", 0)
+    written = io.save(model, tmp_path / "packed.onnx")
+    assert written.data is not None
+    assert written.data.stat().st_size >= 64 * 192 * 20 / 32
+    session = onnxruntime.InferenceSession(written.path, session_options(threads=1))
+    assert np.array_equal(session.run(None, feeds)[0], wanted[0])
+    loaded = io.load(written.path)
+    assert io.packed_weights(loaded) == ("w.codes",)
+    assert ir.to_proto(io.inlined(loaded)) == before
+    with pytest.raises(FileError, match="would overwrite a file that the model is read from"):
+        io.save(loaded, written.data)
 
 
 @pytest.mark.slow

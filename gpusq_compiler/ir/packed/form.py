@@ -155,9 +155,14 @@ def _slabs(rows: int, columns: int, most: int) -> tuple[int, int]:
 
 def _places(alive: Array, n: int) -> Array:
     """Ascending positions of the kept units of each group, along axis 2."""
-    rank = np.cumsum(alive, axis=PLACES, dtype=np.uint8)
-    found = [(alive & (rank == number)).argmax(axis=PLACES) for number in range(1, n + 1)]
-    return np.stack(found, axis=PLACES).astype(np.uint8)
+    lanes = np.moveaxis(alive, PLACES, 0)
+    seen = np.zeros(lanes.shape[1:], np.uint8)
+    places = np.zeros((n, *seen.shape), np.uint8)
+    for place, here in enumerate(lanes):
+        for number in range(min(n, place + 1)):
+            places[number] += np.uint8(place) * (here & (seen == number))
+        seen += here
+    return np.moveaxis(places, 0, PLACES)
 
 
 def _short(array: Array, room: tuple[int, ...]) -> Array:
