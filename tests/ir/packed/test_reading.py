@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -67,6 +68,18 @@ def test_who_reads_the_zeros_too_keeps_them(context_for: ContextFor) -> None:
     packed.unpack(model)
     assert "ScatterElements" not in tiny.operators(model)
     assert tiny.operators(model).count("ConstantOfShape") == 1
+
+
+def test_a_packed_weight_that_somebody_made_an_output_stays_one(
+    context_for: ContextFor,
+) -> None:
+    model = packed_mlp(context_for)
+    (value, _) = packed.packed_values(model)
+    model.graph.outputs.append(value)
+    packed.unpack(model)
+    assert [output.name for output in model.graph.outputs] == ["y", "w1.codes"]
+    assert model.graph.outputs[1] is model.graph.initializers["w1.codes"]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
 def test_the_same_nodes_of_somebody_else_are_left(context_for: ContextFor) -> None:
