@@ -139,6 +139,50 @@ def test_compare_and_extract_see_the_same_model(
     assert shell.digest(compiled / "0.onnx") == shell.digest(compiled / "1.onnx")
 
 
+def test_bench_tells_the_size_of_the_packed_file(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = (
+        "--seconds",
+        "0.01",
+        "--batch-sizes",
+        "1",
+        "--warm-up",
+        "0",
+        "--threads",
+        "1",
+        "--json",
+    )
+    out = shell.good(*FILES, *few, verb="bench", capture=capfd)
+    for file in FILES:
+        assert f'"bytes": {(compiled / file).stat().st_size}' in out
+
+
+@pytest.mark.parametrize(
+    "how", ["--on-device", pytest.param("--check", marks=pytest.mark.rtx)]
+)
+def test_tensorrt_gets_no_packed_file(
+    how: str, compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if how == "--check":
+        pytest.importorskip("tensorrt_rtx", reason="type: pip install tensorrt-rtx")
+    before = shell.contents(compiled)
+    outcome = shell.call(["sparse.packed.onnx", how], capfd, "build")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "gpusq: error: model: its file is packed, which TensorRT's parser does not read. "
+        "Unpack it first: gpusq unpack MODEL\n"
+    )
+    assert shell.contents(compiled) == before
+
+
+def test_which_layers_are_sparse_is_told_of_a_packed_file(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers = [shell.good(f, "--predict", verb="build", capture=capfd) for f in FILES]
+    assert answers[0] == answers[1]
+
+
 def test_what_is_packed_is_not_compiled_again(
     compiled: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
