@@ -16,8 +16,10 @@ from gpusq_compiler.cli.compile import compile_command
 from gpusq_compiler.cli.doctor import doctor_command
 from gpusq_compiler.cli.extract import extract_command
 from gpusq_compiler.cli.lint import lint_command
+from gpusq_compiler.cli.pack import pack_command
 from gpusq_compiler.cli.passes import passes_command
 from gpusq_compiler.cli.terminal import EPILOG, HELP
+from gpusq_compiler.cli.unpack import unpack_command
 from gpusq_compiler.errors import GpusqError, OptionError, first_line
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ for verb in (
     compare_command,
     extract_command,
     lint_command,
+    pack_command,
+    unpack_command,
     bench_command,
     build_command,
     doctor_command,

@@ -28,6 +28,8 @@ def check_command(model: Path) -> None:
     if broken:
         _fail_with(broken, model)
     present = facts.present(loaded)
+    if io.packed_weights(loaded):
+        present |= {Fact.PACKED}
     for fact in Fact:
         click.echo(f"{fact.value:10} {'holds' if fact in present else 'not claimed'}")
     claimed = len(list(claims.sparse_values(loaded)))

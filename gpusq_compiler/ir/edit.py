@@ -32,9 +32,15 @@ def retype(value: ir.Value, dtype: ir.DataType) -> None:
 
 def _store(value: ir.Value, old: ir.TensorProtocol, array: Array, dtype: ir.DataType) -> None:
     tensor = ir.tensor(array.astype(dtype.numpy(), copy=False), dtype=dtype, name=value.name)
-    tensor.metadata_props.update(old.metadata_props)
-    tensor.doc_string = old.doc_string
+    carry_notes(old, tensor)
     value.const_value = tensor
+
+
+def carry_notes(old: ir.TensorProtocol | None, new: ir.TensorProtocol | None) -> None:
+    """What people wrote on a tensor goes over to the one in its place."""
+    if old is not None and new is not None:
+        new.metadata_props.update(old.metadata_props)
+        new.doc_string = old.doc_string
 
 
 class Names:
@@ -63,15 +69,30 @@ def new_initializer(
     graph: ir.Graph, name: str, array: Array, *, dtype: ir.DataType | None = None
 ) -> ir.Value:
     """Register an initializer; the name must be fresh."""
+    value = initializer(name, array, dtype=dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def initializer(name: str, array: Array, *, dtype: ir.DataType | None = None) -> ir.Value:
+    """A constant that no graph owns yet."""
     tensor = ir.tensor(array, dtype=dtype, name=name)
-    value = ir.Value(
+    return ir.Value(
         name=name,
         shape=ir.Shape(array.shape),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
-    graph.register_initializer(value)
-    return value
+
+
+def exchange(graph: ir.Graph, replacements: Mapping[str, Sequence[ir.Value]]) -> None:
+    """Put others in the places of some initializers; who reads the old ones is not changed."""
+    before = list(graph.initializers.items())
+    for name, _ in reversed(before):
+        del graph.initializers[name]
+    for name, value in before:
+        for one in replacements.get(name, (value,)):
+            graph.initializers.add(one)
 
 
 def new_node(

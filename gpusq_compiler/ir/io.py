@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug, first_line
+from gpusq_compiler.ir import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ INLINE_LIMIT = 256 << 20
 ALIGNMENT = 4096
 LARGE = 1024
 SOURCES = "gpusq.sources"
+PACKED = "gpusq.packed"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,11 @@ class Written:
 def load(path: str | Path) -> ir.Model:
     """Read an ONNX file; weights in data files stay there, memory-mapped.
 
+    Packed is a form for files: here such weights are unpacked, so that nobody else needs to.
+
     Raises:
         FileError: There is no such file, or it cannot be read.
-        ModelError: It is no complete, valid ONNX model.
+        ModelError: It is no complete, valid ONNX model, or not as it was packed.
     """
     path = Path(path)
     _require_readable(path)
@@ -58,6 +62,7 @@ def load(path: str | Path) -> ir.Model:
     _require_data(model, path)
     _require_valid(path)
     model.meta[SOURCES] = {path.resolve(), *(p.resolve() for p in _data_files(model))}
+    model.meta[PACKED] = packed.unpack(model)
     return model
 
 
@@ -365,6 +370,12 @@ def _data_files(model: ir.Model) -> set[Path]:
 def source_size(model: ir.Model) -> int:
     """Bytes of all files that the model was read from."""
     return sum(path.stat().st_size for path in model.meta[SOURCES])
+
+
+def packed_weights(model: ir.Model) -> tuple[str, ...]:
+    """Names of the weights that the file of this model holds packed."""
+    found: tuple[str, ...] = model.meta.get(PACKED, ())
+    return found
 
 
 def file_hash(path: Path) -> str:

@@ -39,6 +39,7 @@ class Fact(enum.Enum):
     SPARSE = "sparse"
     QDQ = "qdq"
     FROZEN = "frozen"
+    PACKED = "packed"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

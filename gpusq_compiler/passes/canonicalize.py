@@ -49,6 +49,7 @@ class Canonicalize(Pass):
 
     name: ClassVar[str] = "canonicalize"
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL})
+    refuses: ClassVar[frozenset[Fact]] = frozenset({Fact.PACKED})
     lossy: ClassVar[bool] = False
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from gpusq_compiler.errors import OptionError, PreconditionError
-from gpusq_compiler.ir import claims, query
+from gpusq_compiler.errors import ModelError, OptionError, PreconditionError
+from gpusq_compiler.ir import claims, packed, query
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
 from gpusq_compiler.sparsity import nm
@@ -33,12 +33,15 @@ def present(model: ir.Model) -> frozenset[Fact]:
         claimed.add(Fact.SPARSE)
     if any(True for _ in quantizers(model)):
         claimed |= {Fact.QDQ, Fact.FROZEN}
+    if any(True for _ in packed.packed_values(model)):
+        claimed = (claimed | {Fact.PACKED}) - {Fact.QDQ, Fact.SPARSE}
     return frozenset(fact for fact in claimed if not verify(model, fact))
 
 
 def broken_claims(model: ir.Model) -> tuple[Finding, ...]:
     """Claims written on the model that its values do not keep."""
-    return verify(model, Fact.SPARSE) + verify(model, Fact.QDQ)
+    facts = (Fact.SPARSE, Fact.QDQ, Fact.PACKED)
+    return tuple(finding for fact in facts for finding in verify(model, fact))
 
 
 def canonical(model: ir.Model) -> Iterator[Finding]:
@@ -147,9 +150,27 @@ def frozen(model: ir.Model) -> Iterator[Finding]:
             )
 
 
+def stored_packed(model: ir.Model) -> Iterator[Finding]:
+    """Every packed weight can be read, and its codes obey the claim that stands on it."""
+    for value in packed.packed_values(model):
+        where = f"tensor '{value.name}'"
+        claim = claims.sparsity_of(value)
+        if claim is None:
+            yield Finding(rule="packed-claim", where=where, reason="claims no pattern")
+            continue
+        try:
+            broken = _broken(packed.read(value).codes(), claim)
+        except ModelError as error:
+            broken = error.what
+        if broken:
+            reason = broken.format(" in what is stored")
+            yield Finding(rule="packed-claim", where=where, reason=reason)
+
+
 VERIFIERS: Mapping[Fact, Verifier] = {
     Fact.CANONICAL: canonical,
     Fact.SPARSE: sparse,
     Fact.QDQ: quantized,
     Fact.FROZEN: frozen,
+    Fact.PACKED: stored_packed,
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import onnx_ir as ir
 
 from gpusq_compiler.errors import GpusqError, ModelError, OptionError, PassBug
-from gpusq_compiler.ir import io
+from gpusq_compiler.ir import io, packed
 from gpusq_compiler.ir.changes import Changes, Snapshot
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import AnyModel, Context, Fact, Pass, PassResult
@@ -151,12 +151,13 @@ def _naming(reports: Sequence[PassReport]) -> Iterator[None]:
 
 
 def run_alone(step: Pass, model: AnyModel, ctx: Context | None) -> AnyModel:
-    """Run one pass on a copy of an ``ir.Model`` or a ``ModelProto``."""
+    """Run one pass on a copy, unpacked, of an ``ir.Model`` or a ``ModelProto``."""
     with contextlib.ExitStack() as stack:
         if ctx is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusq-"))
             ctx = Context(workdir=Path(folder))
         copy = model.clone() if isinstance(model, ir.Model) else ir.from_proto(model)
+        packed.unpack(copy)
         Pipeline(passes=(step,)).run(copy, ctx)
         answer: Any = copy if isinstance(model, ir.Model) else ir.to_proto(copy)
         return cast("AnyModel", answer)

@@ -45,6 +45,7 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL})
+    refuses: ClassVar[frozenset[Fact]] = frozenset({Fact.PACKED})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ})
     breaks: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
 

@@ -53,7 +53,8 @@ def completed(asked: Iterable[Entry]) -> list[Entry]:
             if helper not in {done.name for done in result}:
                 result.append(Entry(helper, {}))
         result.append(entry)
-    if "freeze" not in named and any(entry.name == "quantize" for entry in result):
+    planned = {entry.name for entry in result}
+    if "quantize" in planned and "freeze" not in planned:
         result.append(Entry("freeze", {}))
     return result
 

@@ -17,6 +17,7 @@ from gpusq_compiler.trt.evidence import product_of
 from gpusq_compiler.trt.names import NodeNames
 from gpusq_compiler.trt.network import network_of
 from gpusq_compiler.trt.options import EngineOptions
+from gpusq_compiler.trt.outputs import require_unpacked
 from gpusq_compiler.trt.prediction import predict
 from gpusq_compiler.trt.profiles import Profile, Shapes, usual_profiles
 
@@ -122,9 +123,11 @@ def check(path: Path, shapes: Shapes | None = None, model: ir.Model | None = Non
     Raises:
         MissingRuntime: TensorRT for RTX is not installed.
         OptionError: The shapes do not fit.
+        PreconditionError: The file is packed.
     """
     rtx = bindings.tensorrt_rtx()
     model = io.load(path) if model is None else model
+    require_unpacked(model)
     profiles = usual_profiles(model, shapes or Shapes())
     options = EngineOptions(sparse_weights=False)
     with rtx.listening() as heard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpusq_compiler.errors import PreconditionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.trt.ondevice import DeviceFiles
 from gpusq_compiler.trt.profiles import profiles_of
@@ -21,13 +22,29 @@ def require(model: ir.Model, engine: Path, options: EngineOptions) -> tuple[Prof
     """Everything that can be wrong before TensorRT is asked; answers the profiles.
 
     Raises:
+        PreconditionError: The model's file is packed.
         FileError: The engine cannot be written, or a file that the options name is missing.
         OptionError: The shapes do not fit the model.
     """
+    require_unpacked(model)
     for file in files_of(engine):
         io.require_writable(file, model)
     options.require_files()
     return profiles_of(model, options.shapes)
+
+
+def require_unpacked(model: ir.Model) -> None:
+    """TensorRT reads the file itself, and its parser knows no BitShift.
+
+    Raises:
+        PreconditionError: The model's file is packed.
+    """
+    if io.packed_weights(model):
+        raise PreconditionError(
+            "its file is packed, which TensorRT's parser does not read",
+            where="model",
+            remedy="Unpack it first: gpusq unpack MODEL",
+        )
 
 
 def files_of(engine: Path) -> tuple[Path, ...]:
