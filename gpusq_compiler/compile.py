@@ -93,7 +93,7 @@ def compile_model(
         MissingRuntime: An engine is asked for and cannot be built here; the model is written.
         GpusqError: One line: what is wrong, where, what to do. Nothing was written then.
     """
-    plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides)
+    plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides, target=target)
     request = Request(
         source=Path(source),
         recipe=None if recipe is None else Path(recipe),

@@ -53,7 +53,13 @@ def compile_command(**given: Any) -> None:
         learning_rate=given["lr"],
         settings=given["settings"],
     )
-    plan = plan_of(given["passes"], given["recipe"], seed=given["seed"], overrides=overrides)
+    plan = plan_of(
+        given["passes"],
+        given["recipe"],
+        seed=given["seed"],
+        overrides=overrides,
+        target=given["target"],
+    )
     request = Request(
         source=given["model"],
         recipe=_path(given["recipe"]),

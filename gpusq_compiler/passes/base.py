@@ -39,6 +39,7 @@ class Fact(enum.Enum):
     SPARSE = "sparse"
     QDQ = "qdq"
     FROZEN = "frozen"
+    TRT_LEGAL = "trt-legal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

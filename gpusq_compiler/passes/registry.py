@@ -27,6 +27,7 @@ PASSES: Mapping[str, str] = {
     "quantize": "gpusq_compiler.passes.quantize:Quantize",
     "qat": "gpusq_compiler.passes.qat:Qat",
     "freeze": "gpusq_compiler.passes.freeze:Freeze",
+    "lower": "gpusq_compiler.passes.lower:Lower",
 }
 COMPONENTS: Mapping[str, Mapping[str, str]] = {
     "score": {

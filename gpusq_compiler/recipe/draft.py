@@ -43,8 +43,11 @@ class Draft:
     seed: int = 0
 
 
-def completed(asked: Iterable[Entry]) -> list[Entry]:
-    """Put before each pass the built-in ones that it needs, and freeze behind quantizers."""
+def completed(asked: Iterable[Entry], target: str = "onnxruntime") -> list[Entry]:
+    """Put before each pass the built-in ones that it needs, and freeze behind quantizers.
+
+    Behind that, for TensorRT, lower: a plan that freezes ends in a file that it can build.
+    """
     entries = list(asked)
     named = {entry.name for entry in entries}
     result: list[Entry] = []
@@ -55,6 +58,9 @@ def completed(asked: Iterable[Entry]) -> list[Entry]:
         result.append(entry)
     if "freeze" not in named and any(entry.name == "quantize" for entry in result):
         result.append(Entry("freeze", {}))
+    frozen = any(entry.name == "freeze" for entry in result)
+    if target == "tensorrt" and frozen and "lower" not in named:
+        result.append(Entry("lower", {}))
     return result
 
 

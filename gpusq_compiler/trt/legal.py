@@ -31,6 +31,12 @@ def lint(model: ir.Model, version: Version = NEWEST) -> tuple[Diagnosis, ...]:
     )
 
 
+def refusals(model: ir.Model, version: Version) -> tuple[Diagnosis, ...]:
+    """What TensorRT would end with an error over."""
+    found = lint(model, version)
+    return tuple(one for one in found if one.severity is Severity.REFUSED)
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         name="operator",
@@ -60,8 +66,9 @@ RULES: tuple[Rule, ...] = (
         name="second-output",
         severity=Severity.REFUSED,
         reason="Of LayerNormalization and MaxPool only the first output is imported",
-        remedy="Compute it from the first one",
+        remedy="Compute it from the first one; --fix drops it where nobody reads it",
         check=graphs.second_output,
+        repairable=True,
     ),
     Rule(
         name="dilated-pool",
