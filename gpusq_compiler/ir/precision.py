@@ -36,7 +36,7 @@ def widened(model: ir.Model) -> ir.Model:
 
 
 def quantized_in_float(model: ir.Model) -> ir.Model:
-    """The model with float32 around its float16 quantizers: itself if it has none, else a clone.
+    """The model with float32 around float16 quantizers: itself if it has none, else a clone.
 
     x ─▶ Cast ─▶ Q ─▶ DQ ─▶ Cast ─▶          the same codes and, rounded again, values
     """

@@ -97,13 +97,16 @@ def truncates_halves() -> bool:
     kind = onnx.TensorProto.FLOAT16
     x = onnx.helper.make_tensor_value_info("x", kind, [1])
     codes = onnx.helper.make_tensor_value_info("codes", onnx.TensorProto.INT8, [1])
-    weights = {"step": np.array(1, np.float16), "zero": np.array(0, np.int8)}
+    step, zero = np.array(1, np.float16), np.array(0, np.int8)
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("QuantizeLinear", ["x", *weights], ["codes"])],
+        [onnx.helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"])],
         "probe",
         [x],
         [codes],
-        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+        [
+            onnx.numpy_helper.from_array(step, "step"),
+            onnx.numpy_helper.from_array(zero, "zero"),
+        ],
     )
     imports = [onnx.helper.make_opsetid("", 19)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=9)
