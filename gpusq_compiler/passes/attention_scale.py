@@ -17,7 +17,6 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.ir import edit, query
-from gpusq_compiler.passes.base import Finding
 from gpusq_compiler.quant.placement.attention import attentions
 from gpusq_compiler.quant.placement.topology import commutes, is_scalar
 
@@ -42,14 +41,10 @@ class Factor:
     parameters: tuple[ir.Value, ...]
 
 
-def settle(model: ir.Model) -> list[Finding]:
-    """Fold the scale of every attention into W_q, or put it onto q; the function stays.
-
-    Returns:
-        The attentions whose scale stays an operator, and why.
-    """
+def settle(model: ir.Model) -> None:
+    """Fold the scale of every attention into W_q, or put it onto q; the function stays."""
     uses = {use.node: use for use in query.weight_uses(model)}
-    names, findings = edit.Names(model), []
+    names = edit.Names(model)
     for found in attentions(model.graph):
         product = found.scoring
         behind = _scaling_behind(product)
@@ -60,11 +55,6 @@ def settle(model: ir.Model) -> list[Finding]:
             _put_onto_q(product, behind[0], names)
         if k.parameters:
             _fold(k, ())
-        if not q.parameters and (behind or q.scalings):
-            reason = "its scale stays an operator: the weights that q comes from serve others"
-            where = found.softmax.name or ""
-            findings.append(Finding(rule="attention-scale", where=where, reason=reason))
-    return findings
 
 
 def _scaling_behind(product: ir.Node) -> tuple[ir.Node, ...]:

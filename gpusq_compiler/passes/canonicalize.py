@@ -84,14 +84,15 @@ class Canonicalize(Pass):
         common.NameFixPass()(model)
         edit.infer_shapes(model)
         _straighten(model)
-        scaled = settle(model) if self.attention_scale == "fold" else []
+        if self.attention_scale == "fold":
+            settle(model)
         for use in query.weight_uses(model):
             query.require_finite(use)
         _restore(model, declared)
         changes = before.until(Snapshot(model))
         return PassResult(
             changed=(*changes.nodes, *changes.tensors, *changes.interface),
-            skipped=(*freed, *scaled, *_left_batchnorms(model)),
+            skipped=(*freed, *_left_batchnorms(model)),
             metrics={"nodes_before": size, "nodes_after": _size(model)},
         )
 

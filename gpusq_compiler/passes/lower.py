@@ -11,6 +11,7 @@ trained is what ships. TensorRT 8.6 chooses types itself, and its file stays flo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -25,7 +26,7 @@ from gpusq_compiler.ir import claims, edit, opset, query
 from gpusq_compiler.ir.changes import Snapshot
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import matching
-from gpusq_compiler.trt import scales
+from gpusq_compiler.trt import norms, scales
 from gpusq_compiler.trt.legal import lint, refusals
 from gpusq_compiler.trt.narrow import narrow
 from gpusq_compiler.trt.repair import repair
@@ -143,6 +144,11 @@ class Lower(Pass):
             Finding(rule=one.rule, where=one.where, reason=f"float32: {one.reason}")
             for one in listed.values()
         ]
+        reason = "float32 inside: stash_type says so of its statistics"
+        opset_now = model.opset_imports.get("", 0)
+        for node in norms.float_inside(model.graph, opset_now):
+            if node.inputs[0] is not None and node.inputs[0].dtype == kind:
+                findings.append(Finding(rule="norm", where=node.name or "", reason=reason))
         return findings, casts
 
     def _kept(self, model: ir.Model, ctx: Context, kind: ir.DataType) -> Iterator[Kept]:
@@ -176,22 +182,36 @@ class Lower(Pass):
             events=ctx.events,
         )
 
+    def fitting(self, model: ir.Model) -> Lower:
+        """The same, without entries of ``float32`` that name nothing in another model."""
+        names = _names(model)
+        left = []
+        for entry in self.float32:
+            with contextlib.suppress(OptionError):
+                left.append(next(matching((entry,), names, where=""))[1])
+        return dataclasses.replace(self, float32=tuple(left))
+
     def _named(self, model: ir.Model) -> Iterator[Kept]:
-        names = {
-            node: (node.name or "", node.op_type, *(v.name or "" for v in tensors))
-            for node in model.graph
-            for tensors in [(*node.outputs, *filter(None, node.inputs))]
-        }
-        for node, entry in matching(self.float32, names, where=f"{self.name}.float32"):
+        where = f"{self.name}.float32"
+        for node, entry in matching(self.float32, _names(model), where=where):
             reason = f"named by '{entry}'"
             yield Kept(node=node, rule="user", where=node.name or "", reason=reason)
 
     def _left(self, model: ir.Model) -> Iterator[Finding]:
         """What TensorRT takes, but not as fast as it could."""
-        for one in lint(model, self.version):
-            if one.severity is not Severity.REFUSED:
-                reason = f"{one.severity.value}: {one.place.what}"
-                yield Finding(rule=one.rule.name, where=one.place.name, reason=reason)
+        others = [severity for severity in Severity if severity is not Severity.REFUSED]
+        for one in lint(model, self.version, others):
+            reason = f"{one.severity.value}: {one.place.what}"
+            yield Finding(rule=one.rule.name, where=one.place.name, reason=reason)
+
+
+def _names(model: ir.Model) -> dict[ir.Node, tuple[str, ...]]:
+    """What users may call each node of the main graph: also what it reads and writes."""
+    return {
+        node: (node.name or "", node.op_type, *(value.name or "" for value in tensors))
+        for node in model.graph
+        for tensors in [(*node.outputs, *filter(None, node.inputs))]
+    }
 
 
 def native_half(model: ir.Model) -> ir.DataType | None:

@@ -9,15 +9,20 @@ from gpusq_compiler.trt.constants import prepared
 from gpusq_compiler.trt.rules import NEWEST, Diagnosis, Rule, Severity, Version
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import onnx_ir as ir
 
 
-def lint(model: ir.Model, version: Version = NEWEST) -> tuple[Diagnosis, ...]:
+def lint(
+    model: ir.Model, version: Version = NEWEST, severities: Collection[Severity] = Severity
+) -> tuple[Diagnosis, ...]:
     """Everything in a model that TensorRT would refuse, run in float or read differently.
 
     Args:
         model: By whatever tool; it is left as it is.
         version: Of TensorRT.
+        severities: Of the rules that are asked.
 
     Returns:
         In the order of `RULES`, places in graph order.
@@ -26,15 +31,14 @@ def lint(model: ir.Model, version: Version = NEWEST) -> tuple[Diagnosis, ...]:
     return tuple(
         Diagnosis(rule=rule, place=place)
         for rule in RULES
-        if version.major in rule.majors
+        if version.major in rule.majors and rule.severity in severities
         for place in rule.check(model if rule.check is graphs.functions else clone, version)
     )
 
 
 def refusals(model: ir.Model, version: Version) -> tuple[Diagnosis, ...]:
     """What TensorRT would end with an error over."""
-    found = lint(model, version)
-    return tuple(one for one in found if one.severity is Severity.REFUSED)
+    return lint(model, version, (Severity.REFUSED,))
 
 
 RULES: tuple[Rule, ...] = (

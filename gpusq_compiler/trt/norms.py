@@ -37,6 +37,13 @@ def computes_in_float(node: ir.Node, opset: int) -> bool:
     return since is not None and opset >= since and stash == ir.DataType.FLOAT
 
 
+def float_inside(graph: ir.Graph, opset: int) -> Iterator[ir.Node]:
+    """Norms that take half precision and compute in float32."""
+    for node in graph:
+        if query.is_op(node, *OPERATORS) and computes_in_float(node, opset):
+            yield node
+
+
 def written_out(graph: ir.Graph) -> Iterator[list[ir.Node]]:
     """The nodes of every norm that is written out, gain and bias included."""
     for node in graph:

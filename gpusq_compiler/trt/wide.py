@@ -25,7 +25,11 @@ LARGEST = 1e4
 below keeps room for six times what was seen."""
 
 SMALLEST_NORMAL = 2.0**-14
-"""Of float16. A constant below it, such as an epsilon, loses its digits or becomes 0."""
+"""Of float16. A number below it, such as an epsilon, loses its digits or becomes 0. In what is
+only added, as most tensors of parameters are, that is lost beside the rest."""
+
+DIVISORS = (("Div", 1), ("BatchNormalization", 4))
+"""What is divided by: operator and input."""
 
 LONGEST_ROW = {ir.DataType.FLOAT16: 1 << 11, ir.DataType.BFLOAT16: 1 << 8}
 """Up to this many ones a type counts without an error: the sum of a longer Softmax row, added
@@ -133,12 +137,13 @@ def _misfit(value: ir.Value) -> str:
     tensor = value.const_value
     if tensor is None or tensor.dtype != ir.DataType.FLOAT or not tensor.size:
         return ""
-    array = np.abs(tensor.numpy())
+    array, uses = np.abs(tensor.numpy()), value.uses()
     array = array[np.isfinite(array)]
     largest = float(array.max(initial=0.0))
     if largest > np.finfo(np.float16).max:
         return f"holds {largest:g}, and float16 ends at 65504"
-    if 0 < largest < SMALLEST_NORMAL:
+    divides = any(query.is_op(node, op) and i == j for op, j in DIVISORS for node, i in uses)
+    if 0 < largest < SMALLEST_NORMAL and (tensor.size == 1 or divides):
         return f"holds {largest:g}, and float16 loses digits below {SMALLEST_NORMAL:.1e}"
     return ""
 
@@ -150,7 +155,7 @@ def _large(sight: Sight) -> Iterator[Kept]:
         largest = sight.largest.get(value.name or "", 0.0)
         if largest <= LARGEST:
             continue
-        seen = f"{largest:.3g}" if math.isfinite(largest) else "a value that is not finite"
+        seen = f"{largest:.6g}" if math.isfinite(largest) else "a value that is not finite"
         reason = f"reached {seen} on samples, above {LARGEST:g}"
         around = [node for node, _ in value.uses() if node.graph is sight.graph]
         producer = value.producer()
