@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def lint(
-    model: ir.Model, version: Version = NEWEST, severities: Collection[Severity] = Severity
+    model: ir.Model,
+    version: Version = NEWEST,
+    severities: Collection[Severity] = tuple(Severity),
 ) -> tuple[Diagnosis, ...]:
     """Everything in a model that TensorRT would refuse, run in float or read differently.
 

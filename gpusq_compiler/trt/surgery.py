@@ -27,7 +27,8 @@ def drop_dead_outputs(graph: Graph) -> list[str]:
                 continue
             others = [tensor for tensor in node.outputs[1:] if not tensor.is_empty()]
             if others and not any(t.outputs or id(t) in returned for t in others):
-                del node.outputs[1:]
+                for tensor in others:
+                    node.outputs.remove(tensor)
                 changed.append(node.name)
     return changed
 
