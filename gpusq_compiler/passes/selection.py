@@ -67,7 +67,7 @@ def matching(
         OptionError: An entry matches nothing.
     """
     for entry in entries:
-        pattern = _compiled(entry, list(names.values()), where)
+        pattern = _compiled(entry, list(names.values()), where, "node")
         for thing, called in names.items():
             if _matches(pattern, called):
                 yield thing, entry
@@ -81,7 +81,9 @@ def _matches(entry: re.Pattern[str], names: Sequence[str]) -> bool:
     return any(entry.pattern == name or entry.fullmatch(name) for name in names)
 
 
-def _compiled(entry: str, known: Sequence[Sequence[str]], where: str) -> re.Pattern[str]:
+def _compiled(
+    entry: str, known: Sequence[Sequence[str]], where: str, kind: str = "layer"
+) -> re.Pattern[str]:
     try:
         pattern = re.compile(entry)
     except re.error:
@@ -89,6 +91,6 @@ def _compiled(entry: str, known: Sequence[Sequence[str]], where: str) -> re.Patt
     if not any(_matches(pattern, names) for names in known):
         everything = [name for names in known for name in names if name]
         raise OptionError(
-            f"'{entry}' matches nothing", where=where, remedy=near(entry, everything)
+            f"'{entry}' matches no {kind}", where=where, remedy=near(entry, everything)
         )
     return pattern

@@ -79,7 +79,7 @@ class Twins:
         made = (
             self._dense.clone(),
             _densified(self._trained.clone(), self._dense, ctx),
-            _unquantized(self._trained.clone()),
+            unquantized(self._trained.clone()),
         )
         for name, model in zip(self.names, made, strict=True):
             self._lower.fitting(model).rewrite(model, ctx)
@@ -132,8 +132,11 @@ def _require_sound(name: str, model: ir.Model) -> None:
             )
 
 
-def _unquantized(model: ir.Model) -> ir.Model:
-    """Without our quantizers: who read a pair reads what it quantized."""
+def unquantized(model: ir.Model) -> ir.Model:
+    """A model, edited, without our quantizers: who read a pair reads what it quantized.
+
+    Its weights are still float: `freeze` has not run.
+    """
     for node in list(facts.quantizers(model)):
         if node.op_type != "DequantizeLinear":
             continue

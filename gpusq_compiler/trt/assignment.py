@@ -6,8 +6,7 @@ Some nodes have to stay float32 and some operators know no half; the others are 
     wide ─▶ ArgMax, Greater         what gives no floats takes them as they come
     codes ─▶ DQ ─▶ wide             so does what can write either and has float32 readers alone
 
-A QuantizeLinear and the DequantizeLinear that read its codes have one type: ONNX Runtime
-1.19 fails over pairs that have two.
+Pairs and products have one type each: see `bonds`.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import onnx_ir as ir
 
 from gpusq_compiler.ir import query, schemas
 from gpusq_compiler.quant.placement.topology import commutes, readers_of
+from gpusq_compiler.trt import bonds
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
 WIDE = ir.TensorType(ir.DataType.FLOAT)
 SOURCES = ("Cast", "DequantizeLinear")
 """What can write either type at no price."""
-Group = tuple[ir.Node, ...]
 
 
 class Assignment:
@@ -43,10 +42,9 @@ class Assignment:
         self._slots = {node: schemas.slots(node, opset, kind) for node in model.graph}
         self._bound = _returned_by_bodies(model)
         self._wide = set(wide)
-        self._groups = _groups(model.graph)
-        for node in wide:
-            self._wide.update(self._groups.get(node, ()))
-        while self._settle():
+        self._pairs = {node: bond for bond in bonds.pairs(model.graph) for node in bond}
+        self._products = tuple(bonds.products(model))
+        while self._bind() or self._settle():
             pass
 
     def is_half(self, value: ir.Value) -> bool:
@@ -64,15 +62,27 @@ class Assignment:
     def _computes_half(self, node: ir.Node) -> bool:
         return node in self._slots and node not in self._wide
 
+    def _bind(self) -> bool:
+        """Let bonds be float32 as a whole; whether any became so."""
+        before = len(self._wide)
+        for bond in self._pairs.values():
+            if not self._wide.isdisjoint(bond):
+                self._wide.update(bond)
+        for product, *ways in self._products:
+            takes_half = self.wants_half(product, 0)
+            if not (takes_half and self._wide.isdisjoint(ways)):
+                self._wide.update((product, *ways))
+        return len(self._wide) > before
+
     def _settle(self) -> bool:
         """Let nodes follow their neighbours; whether any did."""
         before = len(self._wide)
         for node in self._graph:
-            group = self._groups.get(node, (node,))
+            bond = self._pairs.get(node, (node,))
             if self._computes_half(node) and all(
-                self._follows(each) for each in group if each.op_type != "QuantizeLinear"
+                self._follows(each) for each in bond if each.op_type != "QuantizeLinear"
             ):
-                self._wide.update(group)
+                self._wide.update(bond)
         return len(self._wide) > before
 
     def _follows(self, node: ir.Node) -> bool:
@@ -90,25 +100,6 @@ class Assignment:
             takers = [use for use in readers if not any(map(_is_float, use[0].outputs))]
             return bool(floats or takers or any(outside))
         return False
-
-
-def _groups(graph: ir.Graph) -> dict[ir.Node, Group]:
-    """For every quantizer whose codes are computed, all that share these codes."""
-    found: dict[ir.Node, Group] = {}
-    for node in graph:
-        if query.is_op(node, "QuantizeLinear"):
-            group = (node, *_decoders(node.outputs[0]))
-            found.update(dict.fromkeys(group, group) if len(group) > 1 else {node: group})
-    return found
-
-
-def _decoders(codes: ir.Value) -> Iterator[ir.Node]:
-    for node, _ in codes.uses():
-        if query.is_op(node, "DequantizeLinear"):
-            yield node
-        elif commutes(node):
-            for moved in node.outputs:
-                yield from _decoders(moved)
 
 
 def _is_float(value: ir.Value) -> bool:

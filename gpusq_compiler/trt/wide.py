@@ -164,11 +164,12 @@ def _large(sight: Sight) -> Iterator[Kept]:
 
 
 def _untyped(sight: Sight) -> Iterator[Kept]:
-    """Nodes that read something whose type is not known."""
+    """Nodes around something whose type is not known, or which is no tensor."""
     for node in sight.graph:
-        unknown = [v for v in node.inputs if v is not None and v.dtype is None]
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.name]
+        unknown = [v for v in values if not isinstance(v.type, ir.TensorType)]
         if unknown:
-            reason = f"the type of '{unknown[0].name}' is not known"
+            reason = f"'{unknown[0].name}' is not known to be a tensor"
             yield _named(node, "unknown-type", reason)
 
 
