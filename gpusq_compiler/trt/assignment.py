@@ -86,19 +86,37 @@ class Assignment:
         return len(self._wide) > before
 
     def _follows(self, node: ir.Node) -> bool:
-        reads = [v for v in node.inputs if v is not None and v.type == WIDE]
-        wide = [v for v in reads if v.const_value is None and not self.is_half(v)]
-        gives = [value for value in node.outputs if value.type == WIDE]
+        reads = [v for v in node.inputs if v is not None and _is_float(v)]
+        computed = [value for value in reads if value.const_value is None]
+        gives = [value for value in node.outputs if _is_float(value)]
         if not gives:
-            return bool(wide) and len(wide) == sum(v.const_value is None for v in reads)
-        readers = [use for value in gives for use in readers_of(value)]
-        outside = [value.is_graph_output() for value in gives]
+            return bool(computed) and not any(map(self.is_half, computed))
         if query.is_op(node, *SOURCES):
+            readers = [use for value in gives for use in readers_of(value)]
             return not any(self.wants_half(*use) for use in readers)
-        if commutes(node) and wide:
-            floats = [use for use in readers if not self.wants_half(*use)]
-            takers = [use for use in readers if not any(map(_is_float, use[0].outputs))]
-            return bool(floats or takers or any(outside))
+        return commutes(node) and self._comes_from_float(node) and self._goes_to_float(node)
+
+    def _comes_from_float(self, move: ir.Node) -> bool:
+        """Whether a move, behind moves, hands on what is float32."""
+        value = move.inputs[0]
+        while value is not None and self.is_half(value):
+            producer = value.producer()
+            if producer is None or not commutes(producer):
+                return False
+            value = producer.inputs[0]
+        return value is not None and value.const_value is None
+
+    def _goes_to_float(self, move: ir.Node) -> bool:
+        """Whether somebody behind a move, and moves, wants float32 or takes it."""
+        for value in move.outputs:
+            if value.is_graph_output():
+                return True
+            for node, index in readers_of(value):
+                takes = not any(map(_is_float, node.outputs))
+                if takes or not self.wants_half(node, index):
+                    return True
+                if commutes(node) and self._goes_to_float(node):
+                    return True
         return False
 
 

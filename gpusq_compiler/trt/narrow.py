@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.ir import edit, query
@@ -94,8 +95,8 @@ class _Writer:
         elif query.is_op(node, "ConstantOfShape"):
             assert node is not None
             given = node.attributes.get("value")
-            array = [0.0] if given is None else given.as_tensor().numpy()
-            filler = ir.tensor(array, dtype=self._kind)
+            array = np.zeros(1) if given is None else given.as_tensor().numpy()
+            filler = ir.tensor(array.astype(self._kind.numpy()), dtype=self._kind)
             node.attributes["value"] = ir.AttrTensor("value", filler)
 
     def _round_scales(self) -> None:

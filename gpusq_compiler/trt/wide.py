@@ -20,6 +20,9 @@ from gpusq_compiler.trt import norms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+END = 65504.0
+"""The largest number of float16."""
+
 LARGEST = 1e4
 """Magnitude on samples above which a tensor stays float32: float16 ends at 65504, so what is
 below keeps room for six times what was seen."""
@@ -140,8 +143,8 @@ def _misfit(value: ir.Value) -> str:
     array, uses = np.abs(tensor.numpy()), value.uses()
     array = array[np.isfinite(array)]
     largest = float(array.max(initial=0.0))
-    if largest > np.finfo(np.float16).max:
-        return f"holds {largest:g}, and float16 ends at 65504"
+    if largest > END:
+        return f"holds {largest:g}, and float16 ends at {END:g}"
     divides = any(query.is_op(node, op) and i == j for op, j in DIVISORS for node, i in uses)
     if 0 < largest < SMALLEST_NORMAL and (tensor.size == 1 or divides):
         return f"holds {largest:g}, and float16 loses digits below {SMALLEST_NORMAL:.1e}"

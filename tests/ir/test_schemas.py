@@ -12,43 +12,40 @@ HALF, BRAIN = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 
 def node(op_type: str, inputs: int, outputs: int = 1, **attributes: object) -> ir.Node:
     values = [ir.Value(name=f"i{index}") for index in range(inputs)]
-    made = ir.node(
+    return ir.node(
         op_type,
         values,
         attributes=attributes,  # type: ignore[arg-type]
         num_outputs=outputs,
     )
-    return made
 
 
 @pytest.mark.parametrize(
-    ("op_type", "count", "opset", "kind", "inputs", "outputs"),
+    ("op_type", "count", "opset", "kind", "free"),
     [
-        ("MatMul", 2, 17, HALF, "11", "1"),
-        ("Conv", 3, 17, HALF, "111", "1"),
-        ("Conv", 3, 17, BRAIN, "000", "0"),
-        ("Conv", 3, 22, BRAIN, "111", "1"),
-        ("Concat", 4, 17, HALF, "1111", "1"),
-        ("Resize", 3, 17, HALF, "110", "1"),
-        ("Range", 3, 17, HALF, "000", "0"),
-        ("NonMaxSuppression", 2, 17, HALF, "00", "0"),
-        ("Greater", 2, 17, HALF, "11", "0"),
-        ("Where", 3, 17, HALF, "011", "1"),
-        ("QuantizeLinear", 3, 13, HALF, "000", "0"),
-        ("QuantizeLinear", 3, 19, HALF, "110", "0"),
-        ("DequantizeLinear", 3, 13, HALF, "000", "0"),
-        ("DequantizeLinear", 3, 19, HALF, "010", "1"),
-        ("DequantizeLinear", 3, 19, BRAIN, "010", "1"),
-        ("Identity", 1, 17, HALF, "1", "1"),
-        ("NoSuchOperator", 2, 17, HALF, "00", "0"),
+        ("MatMul", 2, 17, HALF, "11 1"),
+        ("Conv", 3, 17, HALF, "111 1"),
+        ("Conv", 3, 17, BRAIN, "000 0"),
+        ("Conv", 3, 22, BRAIN, "111 1"),
+        ("Concat", 4, 17, HALF, "1111 1"),
+        ("Resize", 3, 17, HALF, "110 1"),
+        ("Range", 3, 17, HALF, "000 0"),
+        ("NonMaxSuppression", 2, 17, HALF, "00 0"),
+        ("Greater", 2, 17, HALF, "11 0"),
+        ("Where", 3, 17, HALF, "011 1"),
+        ("QuantizeLinear", 3, 13, HALF, "000 0"),
+        ("QuantizeLinear", 3, 19, HALF, "110 0"),
+        ("DequantizeLinear", 3, 13, HALF, "000 0"),
+        ("DequantizeLinear", 3, 19, HALF, "010 1"),
+        ("DequantizeLinear", 3, 19, BRAIN, "010 1"),
+        ("Identity", 1, 17, HALF, "1 1"),
+        ("NoSuchOperator", 2, 17, HALF, "00 0"),
     ],
 )
-def test_slots(
-    op_type: str, count: int, opset: int, kind: ir.DataType, inputs: str, outputs: str
-) -> None:
+def test_slots(op_type: str, count: int, opset: int, kind: ir.DataType, free: str) -> None:
     found = schemas.slots(node(op_type, count), opset, kind)
-    assert "".join(str(int(slot)) for slot in found.inputs) == inputs
-    assert "".join(str(int(slot)) for slot in found.outputs) == outputs
+    slots = [found.inputs, found.outputs]
+    assert " ".join("".join(str(int(slot)) for slot in each) for each in slots) == free
 
 
 def test_an_attribute_that_names_the_type_fixes_it() -> None:
