@@ -233,8 +233,11 @@ def native_half(model: ir.Model) -> ir.DataType | None:
 
 def _chosen_by_the_author(model: ir.Model) -> Iterator[Kept]:
     """In a model that is half precision already, all float32 but that around our pairs."""
+    single = ir.TensorType(ir.DataType.FLOAT)
     for node in model.graph:
-        if node.metadata_props.get(claims.PASS) != "quantize":
+        values = (value for value in (*node.inputs, *node.outputs) if value is not None)
+        ours = node.metadata_props.get(claims.PASS) == "quantize"
+        if not ours and any(value.type == single for value in values):
             yield Kept(node=node, rule="native", where="", reason="its author chose so")
 
 

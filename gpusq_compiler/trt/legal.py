@@ -50,6 +50,7 @@ RULES: tuple[Rule, ...] = (
         reason="The importer finds operators by name and knows no other",
         remedy="Export the model with other operators, or write a plugin",
         check=graphs.unknown_operator,
+        repairable=True,
     ),
     Rule(
         name="function",

@@ -8,6 +8,7 @@ scale 0                a tiny one: what it multiplies stays 0
 int32 bias             float
 functions              inlined
 second outputs         dropped where nobody reads them
+GELU of a runtime      in operators that TensorRT knows
 
 Everything else is left: `legal.lint` of the result says what.
 """
@@ -28,7 +29,7 @@ from gpusq_compiler.trt import symmetric
 from gpusq_compiler.trt.constants import PAIR, is_blocked, known, nodes_of, prepared
 from gpusq_compiler.trt.graphs import ONE_OUTPUT, second_output
 from gpusq_compiler.trt.rules import NEWEST, Place, at_node
-from gpusq_compiler.trt.surgery import drop_dead_outputs
+from gpusq_compiler.trt.surgery import FORMS, drop_dead_outputs, spell_out
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
@@ -63,18 +64,23 @@ def repair(model: ir.Model) -> Repaired:
         for function in model.functions.values()
     ]
     clone = prepared(model)
-    places += _without_dead_outputs(clone)
+    places += _operated(clone)
     writer = _Writer(clone)
     return Repaired(model=writer.model, places=(*places, *writer.write()))
 
 
-def _without_dead_outputs(model: ir.Model) -> list[Place]:
-    if not any(True for _ in second_output(model, NEWEST)):
+def _operated(model: ir.Model) -> list[Place]:
+    """What GraphSurgeon does, to models that need it."""
+    spelled = {node.name: node for node in nodes_of(model, *FORMS)}
+    cut = {node.name: node for node in nodes_of(model, *ONE_OUTPUT)}
+    if not spelled and not any(True for _ in second_output(model, NEWEST)):
         return []
     with surgery(model, author=AUTHOR) as graph:
-        changed = drop_dead_outputs(graph)
-    nodes = [node for node in nodes_of(model, *ONE_OUTPUT) if node.name in changed]
-    return [at_node(node, "its second output went, which nobody reads") for node in nodes]
+        written, dropped = spell_out(graph), drop_dead_outputs(graph)
+    said = "stands in operators that TensorRT knows"
+    places = [at_node(spelled[name], said) for name in written]
+    said = "its second output went, which nobody reads"
+    return [*places, *(at_node(cut[name], said) for name in dropped)]
 
 
 class _Writer:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BAD = {Severity.REFUSED, Severity.DIFFERS}
 REPAIRABLE = {rule.name for rule in RULES if rule.repairable}
 LEFT = {
+    "custom operator",
+    "operator in a branch",
+    "operator without importer",
     "indices of a pool",
     "mean of a norm",
     "negative scale",
