@@ -14,6 +14,7 @@ from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
 from gpusq_compiler.passes import facts, options
 from gpusq_compiler.passes.canonicalize import Canonicalize
+from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.passes.pipeline import each
 from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.passes.twins import Twins, require_plan, written_whole
@@ -161,8 +162,13 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     """Build the engine that was asked for; model and report are complete without it."""
     if request.engine is None:
         return report
+    lowered = next((step.ran for step in report.steps if isinstance(step.ran, Lower)), Lower())
     built = deploy.deploy(
-        request.output, request.engine, request.engine_options, events=request.events
+        request.output,
+        request.engine,
+        lowered.builder_options(request.engine_options),
+        version=lowered.version,
+        events=request.events,
     )
     request.events.note(built.evidence.summary())
     complete = dataclasses.replace(report, engine=built.as_json())

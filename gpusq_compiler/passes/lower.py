@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.trt.options import EngineOptions
 
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 SCALES_OPSET = 19
@@ -85,6 +86,12 @@ class Lower(Pass):
     def version(self) -> Version:
         """Of TensorRT."""
         return Version.parse(self.tensorrt)
+
+    def builder_options(self, options: EngineOptions) -> EngineOptions:
+        """Where TensorRT chooses types itself, the options of its builder say the rest."""
+        if self.version.major >= TYPED or options.fp16 is not None:
+            return options
+        return dataclasses.replace(options, fp16=self.rest == "fp16")
 
     def resolve(self, model: ir.Model, ctx: Context) -> Lower:
         """Say before anything runs what no pass can make acceptable.
