@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from gpusq_compiler.errors import OptionError, PassBug
+from gpusq_compiler.errors import FileError, OptionError, PassBug
 from gpusq_compiler.ir import claims, edit, io, own, query
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import Fact
@@ -107,17 +107,32 @@ def require_plan(passes: Sequence[Pass]) -> None:
 def written_whole(models: Mapping[Path, ir.Model]) -> Iterator[list[io.Written]]:
     """Write models, all of them or none, also where the block ends badly."""
     done: list[io.Written] = []
+    made = [folder for folder in {path.parent for path in models} if not folder.exists()]
     try:
+        for folder in made:
+            _make(folder)
         for path, model in models.items():
-            path.parent.mkdir(exist_ok=True)
-            done.append(io.save(model, path))
+            done.append(io.save(model, path))  # one by one: a later one may fail
         yield done
     except BaseException:
-        for one in done:
-            for file in (one.path, one.data):
-                if file is not None:
-                    file.unlink(missing_ok=True)
+        for file in (file for one in done for file in (one.path, one.data)):
+            if file is not None:
+                file.unlink(missing_ok=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # somebody else put something there
+                folder.rmdir()
         raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise FileError(
+            f"the folder cannot be made: {error.strerror}",
+            where=str(folder),
+            remedy="Choose another with --twins",
+        ) from error
 
 
 def _require_sound(name: str, model: ir.Model) -> None:
