@@ -56,10 +56,10 @@ def completed(asked: Iterable[Entry], target: str = "onnxruntime") -> list[Entry
             if helper not in {done.name for done in result}:
                 result.append(Entry(helper, {}))
         result.append(entry)
-    if "freeze" not in named and any(entry.name == "quantize" for entry in result):
+    planned = [entry.name for entry in result]
+    if "freeze" not in planned and "quantize" in planned:
         result.append(Entry("freeze", {}))
-    frozen = any(entry.name == "freeze" for entry in result)
-    if target == "tensorrt" and frozen and "lower" not in named:
+    if target == "tensorrt" and result[-1].name == "freeze":
         result.append(Entry("lower", {}))
     return result
 

@@ -36,7 +36,9 @@ def test_a_plain_model_is_canonical_and_nothing_else() -> None:
 
 
 def test_a_compiled_model_has_all_facts(context_for: ContextFor) -> None:
-    assert facts.present(compiled("prune,quantize", context_for)) == set(Fact)
+    assert facts.present(compiled("prune,quantize,lower", context_for)) == set(Fact)
+    frozen = facts.present(compiled("prune,quantize", context_for))
+    assert frozen == set(Fact) - {Fact.TRT_LEGAL}
     model = compiled("prune", context_for)
     assert facts.present(model) == {Fact.CANONICAL, Fact.SPARSE}
 
