@@ -112,12 +112,14 @@ def errors(model: ir.Model, ctx: Context, feeds: Any, rest: str) -> tuple[float,
 # steps; so it moves a code in c 2^-11 of all cases per rounding. A code that moves is wrong by
 # one step, which squared and averaged is p where p codes move; rounding to codes costs 1/12.
 # Codes are below 127, typically about 30, so p is about 1/70 for each of a few roundings before
-# a quantizer: lowering costs less than quantizing did. bfloat16 rounds by 2^-8: p is near 1/8,
-# so it may cost 1.2 times as much, and twice that covers what adds up. Without quantizers,
-# n roundings on the way add up to n 2^-11 at worst (2^-8), n being the depth.
+# a quantizer: lowering costs less than quantizing did. Deep down many codes have moved; at the
+# very worst all errors of quantizers are drawn anew, and two independent errors of one size
+# differ by the root of 2 of it. bfloat16 rounds by 2^-8: p is near 1/8, so a quantizer may
+# cost 1.2 times as much again. Without quantizers, n roundings on the way add up to n 2^-11 at
+# worst (2^-8), n being the depth.
 
 
-@pytest.mark.parametrize(("rest", "most"), [("fp16", 1.0), ("bf16", 2.5), ("fp32", 0.0)])
+@pytest.mark.parametrize(("rest", "most"), [("fp16", 2**0.5), ("bf16", 2.5), ("fp32", 0.0)])
 @pytest.mark.parametrize("which", tiny.MODELS)
 def test_tiny_models_compute_the_same(
     which: str, rest: str, most: float, context_for: ContextFor
@@ -136,7 +138,7 @@ def test_digit_models_compute_the_same(name: str, context_for: ContextFor) -> No
     data = np.load(DIGITS)["x"][:64]
     ctx = context_for(model, target="tensorrt", data=ArraySamples({"x": data}))
     moved, quantized, plain = errors(model, ctx, {"x": data}, "fp16")
-    assert 0 < moved <= quantized
+    assert 0 < moved <= 2**0.5 * quantized
     # one kind of error, not many in one direction: it adds up as the root of the depth
     assert plain <= 2.0**-11 * len(model.graph) ** 0.5
 
