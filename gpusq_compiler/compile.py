@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -13,10 +14,14 @@ from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
 from gpusq_compiler.passes import facts, options
 from gpusq_compiler.passes.canonicalize import Canonicalize
+from gpusq_compiler.passes.lower import Lower
+from gpusq_compiler.passes.pipeline import each
 from gpusq_compiler.passes.training import TrainingPass
+from gpusq_compiler.passes.twins import Twins, require_plan, written_whole
 from gpusq_compiler.report import (
     CompileReport,
     Quality,
+    TwinSummary,
     data_summary,
     file_summary,
     versions,
@@ -30,7 +35,7 @@ from gpusq_compiler.trt.options import EngineOptions
 from gpusq_compiler.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -54,6 +59,7 @@ def compile_model(
     report: str | Path | None = None,
     engine: str | Path | None = None,
     engine_options: EngineOptions | None = None,
+    twins: str | Path | None = None,
     workdir: str | Path = ".gpusq",
     seed: int | None = None,
     overrides: Overrides | None = None,
@@ -80,6 +86,8 @@ def compile_model(
         report: Where the JSON report goes; default beside ``out``.
         engine: Also build a TensorRT engine of the result, here; needs target ``tensorrt``.
         engine_options: How it is built.
+        twins: Folder for the dense FP16, dense INT8 and sparse FP16 twins of the result; needs
+            target ``tensorrt``.
         workdir: Folder for checkpoints, removed on success.
         seed: Overrides the recipe's, which is 0 by default.
         overrides: Options for passes, as the command line has them.
@@ -93,7 +101,7 @@ def compile_model(
         MissingRuntime: An engine is asked for and cannot be built here; the model is written.
         GpusqError: One line: what is wrong, where, what to do. Nothing was written then.
     """
-    plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides)
+    plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides, target=target)
     request = Request(
         source=Path(source),
         recipe=None if recipe is None else Path(recipe),
@@ -106,6 +114,7 @@ def compile_model(
         report=None if report is None else Path(report),
         engine=None if engine is None else Path(engine),
         engine_options=engine_options or EngineOptions(),
+        twins=None if twins is None else Path(twins),
         workdir=Path(workdir),
         budget=budget,
         threads=threads,
@@ -119,30 +128,33 @@ def compile_model(
 def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
     model = _checked_model(plan, request)
-    request.require_outputs(model)
+    twins = None if request.twins is None else Twins(plan.pipeline.passes, model)
+    request.require_outputs(model, () if twins is None else twins.names)
     with workdir_of(plan, request) as workdir:
         ctx = context.context_of(plan, model, request, workdir)
         evaluator = context.evaluator_of(model, request, ctx, plan.images)
         for line in _described(plan, request, model, ctx):
             request.events.note(line)
         watch = Watch(model.clone(), ctx, evaluator)
-        steps = plan.pipeline.run(model, ctx, on_step=watch)
+        steps = plan.pipeline.run(model, ctx, on_step=each(watch, twins))
         latencies = watch.latencies(model)
         recipe = recipes.recipe_text([step.ran for step in steps], plan.seed, plan.images)
         _stamp(model, recipe, request)
-        written = io.save(model, request.output)
-        report = CompileReport(
-            source=file_summary(request.source, io.source_size(model)),
-            output=file_summary(written.path, written.size),
-            recipe=recipe,
-            target=request.target,
-            data=data_summary(ctx.data, ctx.held_out, given=request.data is not None),
-            quality=_quality(watch.scores, evaluator, request),
-            latencies=latencies,
-            steps=steps,
-            versions=versions(),
-        )
-        report.write(request.report_file)
+        with _beside(twins, watch, ctx, request) as summaries:
+            written = io.save(model, request.output)
+            report = CompileReport(
+                source=file_summary(request.source, io.source_size(model)),
+                output=file_summary(written.path, written.size),
+                recipe=recipe,
+                target=request.target,
+                data=data_summary(ctx.data, ctx.held_out, given=request.data is not None),
+                quality=_quality(watch.scores, evaluator, request),
+                latencies=latencies,
+                steps=steps,
+                versions=versions(),
+                twins=summaries,
+            )
+            report.write(request.report_file)
     return _with_engine(report, request)
 
 
@@ -150,13 +162,36 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     """Build the engine that was asked for; model and report are complete without it."""
     if request.engine is None:
         return report
+    lowered = next((step.ran for step in report.steps if isinstance(step.ran, Lower)), Lower())
     built = deploy.deploy(
-        request.output, request.engine, request.engine_options, events=request.events
+        request.output,
+        request.engine,
+        lowered.builder_options(request.engine_options),
+        version=lowered.version,
+        events=request.events,
     )
     request.events.note(built.evidence.summary())
     complete = dataclasses.replace(report, engine=built.as_json())
     complete.write(request.report_file)
     return complete
+
+
+@contextlib.contextmanager
+def _beside(
+    twins: Twins | None, watch: Watch, ctx: Context, request: Request
+) -> Iterator[tuple[TwinSummary, ...]]:
+    """Twins, written; they go again where the model beside them cannot be written."""
+    models = {} if twins is None else dict(twins.models(ctx))
+    files = {request.twin_file(name): model for name, model in models.items()}
+    with written_whole(files) as done:
+        yield tuple(
+            TwinSummary(
+                name=name,
+                file=file_summary(one.path, one.size),
+                score=watch.score(models[name]),
+            )
+            for name, one in zip(models, done, strict=True)
+        )
 
 
 def preview(plan: Plan, request: Request) -> list[str]:
@@ -206,6 +241,8 @@ def _short(value: object) -> str:
 def _checked_model(plan: Plan, request: Request) -> ir.Model:
     """Say now, not after an hour, that machine or model cannot take what is asked."""
     flavour.require_one()
+    if request.twins is not None:
+        require_plan(plan.pipeline.passes)
     providers(request.device)
     trainings = [step for step in plan.pipeline.passes if isinstance(step, TrainingPass)]
     if trainings:

@@ -37,6 +37,15 @@ class FileSummary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TwinSummary:
+    """A model that the result is compared with: its file, and the metric if there is one."""
+
+    name: str
+    file: FileSummary
+    score: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSummary:
     """What the model was calibrated and trained on."""
 
@@ -85,6 +94,7 @@ class CompileReport:
         latencies: Measured on this machine, by batch size.
         steps: One report per pass.
         engine: What is known of the engine that was built of it; None where none was.
+        twins: Dense and float models written beside the result.
     """
 
     source: FileSummary
@@ -97,6 +107,7 @@ class CompileReport:
     steps: Sequence[PassReport]
     versions: Mapping[str, str]
     engine: Mapping[str, object] | None = None
+    twins: Sequence[TwinSummary] = ()
 
     def as_json(self) -> dict[str, object]:
         """Plain values; NaN becomes null."""
@@ -127,6 +138,16 @@ class CompileReport:
             table.add_row(*row)
         console.print(table)
         self._show_passes(console, verbose=verbose)
+        for twin in self.twins:
+            score = "" if twin.score is None else f"{self.metric} {twin.score:.4f}, "
+            size = f"{twin.file.bytes / 1e6:.3f} MB"
+            line = f"  twin {twin.name}: {score}{size}, {twin.file.path}"
+            console.print(line, highlight=False, markup=False)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric, if there is one."""
+        return "" if self.quality is None else self.quality.metric
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         before, after = self.source.bytes, self.output.bytes

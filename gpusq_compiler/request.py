@@ -21,7 +21,7 @@ from gpusq_compiler.trt import outputs
 from gpusq_compiler.trt.options import EngineOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -47,6 +47,7 @@ class Request:
     report: Path | None = None
     engine: Path | None = None
     engine_options: EngineOptions = EngineOptions()
+    twins: Path | None = None
     workdir: Path = Path(".gpusq")
     budget: float | None = None
     threads: int | None = None
@@ -96,13 +97,22 @@ class Request:
         """The JSON report that is written."""
         return self.report or self.output.with_suffix(".json")
 
+    def twin_file(self, name: str) -> Path:
+        """Where a twin of the model goes."""
+        assert self.twins is not None, "asked for"
+        return self.twins / f"{self.output.stem}.{name}.onnx"
+
     @property
     def verified(self) -> bool:
         """Whether any real data vouch for the figures."""
         return self.data is not None or self.eval_data is not None
 
-    def require_outputs(self, model: ir.Model) -> None:
-        """All outputs must be writable, and no file that is read.
+    def require_outputs(self, model: ir.Model, twins: Sequence[str] = ()) -> None:
+        """All outputs must be writable, none a file that is read, no two the same.
+
+        Args:
+            model: Its files are read.
+            twins: Names of twins that are written, too.
 
         Raises:
             FileError: One is not.
@@ -120,6 +130,8 @@ class Request:
             )
         if self.engine is not None:
             self._require_engine(self.engine, model, inputs)
+        if self.twins is not None:
+            self._require_twins(self.twins, model, inputs, twins)
 
     def _require_engine(self, engine: Path, model: ir.Model, inputs: set[Path]) -> None:
         others = inputs | {self.output.resolve(), self.report_file.resolve()}
@@ -131,6 +143,25 @@ class Request:
                     remedy="Choose another with --engine",
                 )
         outputs.require(model, engine, self.engine_options)
+
+    def _require_twins(
+        self, folder: Path, model: ir.Model, inputs: set[Path], names: Sequence[str]
+    ) -> None:
+        if not folder.exists():
+            io.require_writable(folder)
+        elif not folder.is_dir():
+            raise FileError(
+                "a file, not a folder", where=str(folder), remedy="Name one with --twins"
+            )
+        for path in map(self.twin_file, names):
+            if folder.exists():
+                _require_output(path, model, inputs)
+            if path.resolve() in {self.output.resolve(), self.report_file.resolve()}:
+                raise FileError(
+                    "twin and result would be one file",
+                    where=str(path),
+                    remedy="Choose another folder with --twins",
+                )
 
 
 def _require_output(path: Path, model: ir.Model, inputs: set[Path]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import PostconditionError
+from gpusq_compiler.ir import claims
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.latency import interleaved, on_host
 from gpusq_compiler.runtime.session import Session, refusal
@@ -79,6 +80,10 @@ class Watch:
         if self._evaluator is not None:
             self.scores[report.ran.name] = self._evaluator(model)
 
+    def score(self, model: ir.Model) -> float | None:
+        """The metric of another model; None where there is none, or nothing can run."""
+        return self._evaluator(model) if self._evaluator is not None and self._runs else None
+
     def _require_same(self, report: PassReport, model: ir.Model) -> None:
         if self._ctx.data is None:
             return
@@ -93,8 +98,12 @@ class Watch:
                 )
 
     def latencies(self, model: ir.Model) -> tuple[Latency, ...]:
-        """Dense and compressed on this machine, at a few batch sizes."""
-        if self._ctx.data is None or not self._runs:
+        """Dense and compressed on this machine, at a few batch sizes.
+
+        None of a model that was lowered for TensorRT: ONNX Runtime has no INT8 kernels for
+        its types, so that it would be slow here, whatever it is there.
+        """
+        if self._ctx.data is None or not self._runs or claims.TENSORRT in model.metadata_props:
             return ()
         sessions = [
             Session(m, threads=self._ctx.threads, device=self._ctx.device)

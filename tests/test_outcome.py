@@ -53,8 +53,10 @@ def test_report_is_complete(compiled: Path) -> None:
         "passes",
         "versions",
         "engine",
+        "twins",
     }
     assert report["engine"] is None
+    assert report["twins"] == []
     for part, name in (("source", "model.onnx"), ("output", "model.gpusq.onnx")):
         path = compiled / name
         wanted = {"path": name, "bytes": path.stat().st_size, "sha256": shell.digest(path)}

@@ -54,6 +54,40 @@ def test_what_a_pass_needs_is_put_before_it(asked: str, planned: str) -> None:
     assert names(plan_of([name.strip() for name in asked.split(",")])) == planned.split()
 
 
+@pytest.mark.parametrize(
+    ("asked", "planned"),
+    [
+        ("prune,qat", "canonicalize prune quantize qat freeze lower"),
+        ("prune", "canonicalize prune"),
+        ("prune,lower", "canonicalize prune quantize freeze lower"),
+        ("freeze", "canonicalize quantize freeze lower"),
+    ],
+)
+def test_for_tensorrt_a_plan_that_freezes_also_lowers(asked: str, planned: str) -> None:
+    assert names(plan_of(asked, target="tensorrt")) == planned.split()
+    assert "lower" not in names(plan_of("prune,qat", target="onnxruntime"))
+
+
+def test_whoever_names_it_gets_it_for_every_target() -> None:
+    assert names(plan_of("lower")) == ["canonicalize", "quantize", "freeze", "lower"]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_lower_for_tensorrt(name: str) -> None:
+    plan = plan_of(
+        recipe=name, target="tensorrt", overrides=Overrides(settings=("lower.rest=bf16",))
+    )
+    assert names(plan) == [*names(plan_of(recipe=name)), "lower"]
+    assert step(plan, "lower").rest == "bf16"
+
+
+def test_a_recipe_that_lowers_is_completed_by_nothing(recipe: Any) -> None:
+    plan = plan_of("quantize", target="tensorrt")
+    again = plan_of(recipe=recipe(plan.text()), target="tensorrt")
+    assert again == plan
+    assert plan_of(recipe=recipe(plan.text())) == plan
+
+
 @pytest.mark.parametrize("name", presets())
 def test_presets_are_plans(name: str) -> None:
     assert names(plan_of(recipe=name))
@@ -222,7 +256,7 @@ def test_set_reaches_a_component_of_the_recipe(recipe: Any) -> None:
         ("quantize.observer.a.b=1", "'observer.a.b' is not an option of a component"),
         ("qat.steps.x=1", "is not an option of a component"),
         ("quantize.weights=int3", "'int3' does not fit. Give one of int8-per-channel"),
-        ("prune.pattern=5", "'5' does not fit. Give a string"),
+        ("prune.pattern=5", "'5' is not a sparsity pattern"),
     ],
 )
 def test_a_wrong_setting_is_a_usage_error(setting: str, says: str) -> None:

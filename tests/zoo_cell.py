@@ -69,7 +69,8 @@ class Recorded(Pipeline):
 
 def measure(source: Path, target: str, folder: Path) -> dict[str, Any]:
     """Compile with ``prune,qat`` and two steps, without data; judge the outcome."""
-    plan = plan_of("prune,qat", overrides=Overrides(settings=(f"qat.steps={STEPS}",)))
+    few = Overrides(settings=(f"qat.steps={STEPS}",))
+    plan = plan_of("prune,qat", overrides=few, target=target)
     recorded = Recorded(passes=plan.pipeline.passes)
     request = Request(
         source=source,

@@ -23,6 +23,7 @@ from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_u
 @click.option("--report", metavar="OUT.json", help="Default beside the output")
 @click.option("--engine", metavar="FILE", help="Also build a TensorRT engine, here")
 @shape_options
+@click.option("--twins", metavar="DIR", help="Write dense and FP16 twins for comparison")
 @click.option("--workdir", metavar="DIR", default=".gpusq", help="Checkpoints; default .gpusq")
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Default 0")
 @click.option(
@@ -53,7 +54,13 @@ def compile_command(**given: Any) -> None:
         learning_rate=given["lr"],
         settings=given["settings"],
     )
-    plan = plan_of(given["passes"], given["recipe"], seed=given["seed"], overrides=overrides)
+    plan = plan_of(
+        given["passes"],
+        given["recipe"],
+        seed=given["seed"],
+        overrides=overrides,
+        target=given["target"],
+    )
     request = Request(
         source=given["model"],
         recipe=_path(given["recipe"]),
@@ -66,6 +73,7 @@ def compile_command(**given: Any) -> None:
         report=_path(given["report"]),
         engine=_path(given["engine"]),
         engine_options=EngineOptions(shapes=shapes_of(given)),
+        twins=_path(given["twins"]),
         workdir=Path(given["workdir"]),
         budget=given["budget"],
         threads=given["threads"],

@@ -21,6 +21,8 @@ PREFIX = "gpusq."
 SPARSITY = PREFIX + "sparsity"
 QUANTIZER = PREFIX + "quantizer"
 PASS = PREFIX + "pass"
+TENSORRT = PREFIX + "tensorrt"
+"""On a model: the version of TensorRT that it is legal for."""
 FEATURE_LOSS = PREFIX + "feature-loss"
 
 

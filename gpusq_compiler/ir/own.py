@@ -35,7 +35,7 @@ def straighten(use: WeightUse, names: edit.Names) -> int:
     assert operand is not None
     assert graph is not None
     assert use.value.const_value is not None
-    array = _laid_out(use)
+    array = laid_out(use)
     value = edit.new_initializer(
         graph, names.fresh(f"{use.value.name}.own"), array, dtype=operand.dtype
     )
@@ -79,8 +79,8 @@ def _width(value: ir.Value) -> float:
     return value.dtype.itemsize if value.dtype is not None else float("inf")
 
 
-def _laid_out(use: WeightUse) -> Array:
-    """The constant after its layout operators."""
+def laid_out(use: WeightUse) -> Array:
+    """A weight without quantizers, as its node reads it: after its layout operators."""
     assert use.value.const_value is not None
     array: Array = use.value.const_value.numpy()
     for node in use.path:

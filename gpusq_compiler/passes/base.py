@@ -40,6 +40,7 @@ class Fact(enum.Enum):
     QDQ = "qdq"
     FROZEN = "frozen"
     PACKED = "packed"
+    TRT_LEGAL = "trt-legal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ weights         stored as their layers read them, where that costs no byte
     BatchNormalization(Conv(x, W, b))  →  Conv(x, k W, k (b - mean) + beta),
                                           k = gain / sqrt(variance + epsilon)
 opset < 13      raised to 13, where per-channel quantizers exist
+attention       scaled in W_q or on q, for TensorRT
 names           every node and tensor has its own
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -27,6 +28,7 @@ from onnxscript.rewriter.rules.common import (
 
 from gpusq_compiler.ir import claims, edit, io, own, query
 from gpusq_compiler.ir.changes import Snapshot
+from gpusq_compiler.passes.attention_scale import settle
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 
 if TYPE_CHECKING:
@@ -52,6 +54,17 @@ class Canonicalize(Pass):
     refuses: ClassVar[frozenset[Fact]] = frozenset({Fact.PACKED})
     lossy: ClassVar[bool] = False
 
+    attention_scale: Annotated[
+        Literal["fold", "keep"] | None,
+        "1/sqrt(d) into W_q where q has a projection of its own, else onto q; none: for TensorRT",
+    ] = None
+
+    def resolve(self, model: ir.Model, ctx: Context) -> Canonicalize:
+        """Take what is good for the target where the user chose nothing."""
+        del model
+        usual: Literal["fold", "keep"] = "fold" if ctx.target == "tensorrt" else "keep"
+        return dataclasses.replace(self, attention_scale=self.attention_scale or usual)
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Apply each step until nothing changes."""
         del ctx
@@ -72,6 +85,8 @@ class Canonicalize(Pass):
         common.NameFixPass()(model)
         edit.infer_shapes(model)
         _straighten(model)
+        if self.attention_scale == "fold":
+            settle(model)
         for use in query.weight_uses(model):
             query.require_finite(use)
         _restore(model, declared)

@@ -14,6 +14,8 @@ from gpusq_compiler.ir import claims, packed, query
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
 from gpusq_compiler.sparsity import nm
+from gpusq_compiler.trt.legal import refusals
+from gpusq_compiler.trt.rules import NEWEST, Version
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
@@ -35,12 +37,15 @@ def present(model: ir.Model) -> frozenset[Fact]:
         claimed |= {Fact.QDQ, Fact.FROZEN}
     if any(True for _ in packed.packed_values(model)):
         claimed = (claimed | {Fact.PACKED}) - {Fact.QDQ, Fact.SPARSE}
+    if claims.TENSORRT in model.metadata_props:
+        claimed.add(Fact.TRT_LEGAL)
     return frozenset(fact for fact in claimed if not verify(model, fact))
 
 
 def broken_claims(model: ir.Model) -> tuple[Finding, ...]:
     """Claims written on the model that its values do not keep."""
-    facts = (Fact.SPARSE, Fact.QDQ, Fact.PACKED)
+    claimed = [Fact.TRT_LEGAL] if claims.TENSORRT in model.metadata_props else []
+    facts = (Fact.SPARSE, Fact.QDQ, Fact.PACKED, *claimed)
     return tuple(finding for fact in facts for finding in verify(model, fact))
 
 
@@ -167,10 +172,24 @@ def stored_packed(model: ir.Model) -> Iterator[Finding]:
             yield Finding(rule="packed-claim", where=where, reason=reason)
 
 
+def trt_legal(model: ir.Model) -> Iterator[Finding]:
+    """Nothing in the model is refused by the version of TensorRT that it was lowered for."""
+    text = model.metadata_props.get(claims.TENSORRT, str(NEWEST))
+    try:
+        version = Version.parse(text)
+    except OptionError as error:
+        yield Finding(rule="tensorrt-claim", where="model", reason=error.what)
+        return
+    for one in refusals(model, version):
+        reason = f"TensorRT {version} refuses it: {one.place.what}"
+        yield Finding(rule=one.rule.name, where=one.place.where, reason=reason)
+
+
 VERIFIERS: Mapping[Fact, Verifier] = {
     Fact.CANONICAL: canonical,
     Fact.SPARSE: sparse,
     Fact.QDQ: quantized,
     Fact.FROZEN: frozen,
     Fact.PACKED: stored_packed,
+    Fact.TRT_LEGAL: trt_legal,
 }

@@ -113,6 +113,19 @@ class Pipeline:
         return tuple(reports)
 
 
+def each(
+    *watchers: Callable[[PassReport, ir.Model], None] | None,
+) -> Callable[[PassReport, ir.Model], None]:
+    """Several watchers as one; those that are None do not count."""
+
+    def on_step(report: PassReport, model: ir.Model) -> None:
+        for watcher in watchers:
+            if watcher is not None:
+                watcher(report, model)
+
+    return on_step
+
+
 def _run_one(
     asked: Pass, model: ir.Model, ctx: Context, holding: frozenset[Fact]
 ) -> PassReport:

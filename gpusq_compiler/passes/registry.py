@@ -27,6 +27,7 @@ PASSES: Mapping[str, str] = {
     "quantize": "gpusq_compiler.passes.quantize:Quantize",
     "qat": "gpusq_compiler.passes.qat:Qat",
     "freeze": "gpusq_compiler.passes.freeze:Freeze",
+    "lower": "gpusq_compiler.passes.lower:Lower",
     "pack": "gpusq_compiler.passes.pack:Pack",
 }
 COMPONENTS: Mapping[str, Mapping[str, str]] = {

@@ -1,17 +1,19 @@
-"""Which layers a user named: by node or weight name, regular expression, or operator."""
+"""What a user named: by node or tensor name, regular expression, or operator."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gpusq_compiler.errors import OptionError
 from gpusq_compiler.passes.options import near
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gpusq_compiler.ir.query import WeightUse
+
+Named = TypeVar("Named")
 
 
 class Selection:
@@ -51,6 +53,26 @@ class Selection:
         return None if matching is None else f"excluded by '{matching.pattern}'"
 
 
+def matching(
+    entries: Sequence[str], names: Mapping[Named, Sequence[str]], *, where: str
+) -> Iterator[tuple[Named, str]]:
+    """Everything that an entry names, with the entry.
+
+    Args:
+        entries: As for `Selection`.
+        names: The names that each thing goes by.
+        where: The option, for errors.
+
+    Raises:
+        OptionError: An entry matches nothing.
+    """
+    for entry in entries:
+        pattern = _compiled(entry, list(names.values()), where, "node")
+        for thing, called in names.items():
+            if _matches(pattern, called):
+                yield thing, entry
+
+
 def _names(use: WeightUse) -> tuple[str, str, str]:
     return use.node.name or "", use.value.name or "", use.node.op_type
 
@@ -59,7 +81,9 @@ def _matches(entry: re.Pattern[str], names: Sequence[str]) -> bool:
     return any(entry.pattern == name or entry.fullmatch(name) for name in names)
 
 
-def _compiled(entry: str, known: Sequence[Sequence[str]], where: str) -> re.Pattern[str]:
+def _compiled(
+    entry: str, known: Sequence[Sequence[str]], where: str, kind: str = "layer"
+) -> re.Pattern[str]:
     try:
         pattern = re.compile(entry)
     except re.error:
@@ -67,6 +91,6 @@ def _compiled(entry: str, known: Sequence[Sequence[str]], where: str) -> re.Patt
     if not any(_matches(pattern, names) for names in known):
         everything = [name for names in known for name in names if name]
         raise OptionError(
-            f"'{entry}' matches no layer", where=where, remedy=near(entry, everything)
+            f"'{entry}' matches no {kind}", where=where, remedy=near(entry, everything)
         )
     return pattern

@@ -48,8 +48,11 @@ def plan_of(
     *,
     seed: int | None = None,
     overrides: Overrides | None = None,
+    target: str = "onnxruntime",
 ) -> Plan:
     """Make a plan from pass names or from a recipe (a file or the name of a preset).
+
+    For the target ``tensorrt`` a plan that freezes also lowers.
 
     Raises:
         OptionError: Both or none are given; an unknown pass or option; a value that does not
@@ -62,10 +65,10 @@ def plan_of(
             "give either passes or a recipe", remedy="For example: --passes prune,qat"
         )
     if passes is not None:
-        draft = Draft(completed(Entry(name, {}) for name in _names(passes)))
+        draft = Draft(completed((Entry(name, {}) for name in _names(passes)), target))
     else:
         assert recipe is not None
-        draft = _sound_draft(recipe)
+        draft = _sound_draft(recipe, target)
     if seed is not None:
         draft.seed = seed
     if draft.seed < 0:
@@ -96,11 +99,11 @@ def _names(passes: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _sound_draft(recipe: str | Path) -> Draft:
+def _sound_draft(recipe: str | Path, target: str) -> Draft:
     """A recipe that is sound by itself: what is wrong inside is no wrong command line."""
     draft = read(recipe)
     try:
-        draft.entries = completed(draft.entries)
+        draft.entries = completed(draft.entries, target)
         _built(draft)
     except OptionError as error:
         where = ", ".join(filter(None, [str(recipe), error.where]))

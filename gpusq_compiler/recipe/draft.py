@@ -43,8 +43,11 @@ class Draft:
     seed: int = 0
 
 
-def completed(asked: Iterable[Entry]) -> list[Entry]:
-    """Put before each pass the built-in ones that it needs, and freeze behind quantizers."""
+def completed(asked: Iterable[Entry], target: str = "onnxruntime") -> list[Entry]:
+    """Put before each pass the built-in ones that it needs, and freeze behind quantizers.
+
+    Behind that, for TensorRT, lower: a plan that freezes ends in a file that it can build.
+    """
     entries = list(asked)
     named = {entry.name for entry in entries}
     result: list[Entry] = []
@@ -53,9 +56,11 @@ def completed(asked: Iterable[Entry]) -> list[Entry]:
             if helper not in {done.name for done in result}:
                 result.append(Entry(helper, {}))
         result.append(entry)
-    planned = {entry.name for entry in result}
-    if "quantize" in planned and "freeze" not in planned:
+    planned = [entry.name for entry in result]
+    if "freeze" not in planned and "quantize" in planned:
         result.append(Entry("freeze", {}))
+    if target == "tensorrt" and result[-1].name == "freeze":
+        result.append(Entry("lower", {}))
     return result
 
 

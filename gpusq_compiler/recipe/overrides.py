@@ -82,7 +82,8 @@ def _set(draft: Draft, setting: str) -> None:
             f"the plan has no pass '{name}'", where="--set", remedy=options.near(name, planned)
         )
     for entry in matching:
-        _place(entry, [key.replace("-", "_") for key in keys], _value(text.strip()))
+        path_in = [key.replace("-", "_") for key in keys]
+        _place(entry, path_in, _value(text.strip(), _kind(entry.name, path_in)))
 
 
 def _place(entry: Entry, keys: list[str], value: object) -> None:
@@ -103,9 +104,16 @@ def _place(entry: Entry, keys: list[str], value: object) -> None:
         table[keys[0]] = value
 
 
-def _value(text: str) -> object:
-    """TOML where it parses as such, else the text itself."""
+def _kind(pass_name: str, keys: list[str]) -> object:
+    """The type of an option of a pass; None of an option of a component."""
+    table = options.options_of(registry.find(pass_name))
+    return next((one.type for one in table if [one.name] == keys), None)
+
+
+def _value(text: str, kind: object = None) -> object:
+    """TOML where it parses as such, else the text itself; a number that is to be text is."""
     try:
-        return tomlkit.value(text).unwrap()
+        value = tomlkit.value(text).unwrap()
     except tomlkit.exceptions.TOMLKitError:
         return text
+    return text if kind is str and isinstance(value, int | float) else value

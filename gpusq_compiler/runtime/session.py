@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from gpusq_compiler.errors import DataError, MissingRuntime, ModelError, first_line
 from gpusq_compiler.ir.io import inlined
-from gpusq_compiler.ir.precision import widened
+from gpusq_compiler.ir.precision import quantized_in_float, widened
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.excerpt import cut
 from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, batches
@@ -91,7 +91,9 @@ def prescribed_batch(specs: Sequence[InputSpec]) -> int | None:
 
 
 def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
-    """A private protobuf copy that the installed runtime loads; bfloat16 becomes float32.
+    """A private protobuf copy that the installed runtime loads and computes as ONNX says.
+
+    bfloat16 becomes float32, and float16 quantizers where the runtime does not round in them.
 
     Args:
         model: Left as it is.
@@ -102,7 +104,10 @@ def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     """
     import onnx
 
-    proto = ir.to_proto(inlined(widened(model)))
+    copy = widened(model)
+    if flavour.truncates_halves():
+        copy = quantized_in_float(copy)
+    proto = ir.to_proto(inlined(copy))
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in outputs if name not in known

@@ -173,10 +173,12 @@ def is_quantized(value: ir.Value) -> bool:
 
 
 def is_dequantized(use: query.WeightUse) -> bool:
-    """Whether the activation comes out of a DequantizeLinear."""
+    """Whether the activation comes out of a DequantizeLinear, behind one Cast at most."""
     if use.activation is None:
         return False
     producer = origin(use.node, 1 - use.operand)[0].producer()
+    if producer is not None and query.is_op(producer, "Cast"):
+        producer = origin(producer, 0)[0].producer()
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 

@@ -9,15 +9,22 @@ from gpusq_compiler.trt.constants import prepared
 from gpusq_compiler.trt.rules import NEWEST, Diagnosis, Rule, Severity, Version
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import onnx_ir as ir
 
 
-def lint(model: ir.Model, version: Version = NEWEST) -> tuple[Diagnosis, ...]:
+def lint(
+    model: ir.Model,
+    version: Version = NEWEST,
+    severities: Collection[Severity] = tuple(Severity),
+) -> tuple[Diagnosis, ...]:
     """Everything in a model that TensorRT would refuse, run in float or read differently.
 
     Args:
         model: By whatever tool; it is left as it is.
         version: Of TensorRT.
+        severities: Of the rules that are asked.
 
     Returns:
         In the order of `RULES`, places in graph order.
@@ -26,9 +33,14 @@ def lint(model: ir.Model, version: Version = NEWEST) -> tuple[Diagnosis, ...]:
     return tuple(
         Diagnosis(rule=rule, place=place)
         for rule in RULES
-        if version.major in rule.majors
+        if version.major in rule.majors and rule.severity in severities
         for place in rule.check(model if rule.check is graphs.functions else clone, version)
     )
+
+
+def refusals(model: ir.Model, version: Version) -> tuple[Diagnosis, ...]:
+    """What TensorRT would end with an error over."""
+    return lint(model, version, (Severity.REFUSED,))
 
 
 RULES: tuple[Rule, ...] = (
@@ -38,6 +50,7 @@ RULES: tuple[Rule, ...] = (
         reason="The importer finds operators by name and knows no other",
         remedy="Export the model with other operators, or write a plugin",
         check=graphs.unknown_operator,
+        repairable=True,
     ),
     Rule(
         name="function",
@@ -60,8 +73,9 @@ RULES: tuple[Rule, ...] = (
         name="second-output",
         severity=Severity.REFUSED,
         reason="Of LayerNormalization and MaxPool only the first output is imported",
-        remedy="Compute it from the first one",
+        remedy="Compute it from the first one; --fix drops it where nobody reads it",
         check=graphs.second_output,
+        repairable=True,
     ),
     Rule(
         name="dilated-pool",

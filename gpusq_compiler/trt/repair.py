@@ -7,6 +7,8 @@ codes of constants     moved or rounded to int8
 scale 0                a tiny one: what it multiplies stays 0
 int32 bias             float
 functions              inlined
+second outputs         dropped where nobody reads them
+GELU of a runtime      in operators that TensorRT knows
 
 Everything else is left: `legal.lint` of the result says what.
 """
@@ -20,11 +22,14 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.ir import edit
+from gpusq_compiler.ir.surgeon import surgery
 from gpusq_compiler.quant.arithmetic import SMALLEST_SCALE
 from gpusq_compiler.quant.placement.topology import commutes
 from gpusq_compiler.trt import symmetric
 from gpusq_compiler.trt.constants import PAIR, is_blocked, known, nodes_of, prepared
-from gpusq_compiler.trt.rules import Place, at_node
+from gpusq_compiler.trt.graphs import ONE_OUTPUT, second_output
+from gpusq_compiler.trt.rules import NEWEST, Place, at_node
+from gpusq_compiler.trt.surgery import FORMS, drop_dead_outputs, spell_out
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
@@ -58,8 +63,24 @@ def repair(model: ir.Model) -> Repaired:
         Place(where=f"function '{function.name}'", what="inlined")
         for function in model.functions.values()
     ]
-    writer = _Writer(prepared(model))
+    clone = prepared(model)
+    places += _operated(clone)
+    writer = _Writer(clone)
     return Repaired(model=writer.model, places=(*places, *writer.write()))
+
+
+def _operated(model: ir.Model) -> list[Place]:
+    """What GraphSurgeon does, to models that need it."""
+    spelled = {node.name: node for node in nodes_of(model, *FORMS)}
+    cut = {node.name: node for node in nodes_of(model, *ONE_OUTPUT)}
+    if not spelled and not any(True for _ in second_output(model, NEWEST)):
+        return []
+    with surgery(model, author=AUTHOR) as graph:
+        written, dropped = spell_out(graph), drop_dead_outputs(graph)
+    said = "stands in operators that TensorRT knows"
+    places = [at_node(spelled[name], said) for name in written]
+    said = "its second output went, which nobody reads"
+    return [*places, *(at_node(cut[name], said) for name in dropped)]
 
 
 class _Writer:

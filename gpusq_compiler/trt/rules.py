@@ -80,11 +80,13 @@ class Place:
         where: ``node 'name'`` or ``tensor 'name'``.
         what: One sentence with the number in it.
         remedy: Where it differs from the rule's.
+        name: Of the node or tensor alone.
     """
 
     where: str
     what: str
     remedy: str = ""
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,9 +132,10 @@ class Diagnosis:
 def at_node(node: ir.Node, what: str, remedy: str = "") -> Place:
     """A place that is a node; one without a name is called after what it computes."""
     name = node.name or (node.outputs[0].name if node.outputs else "")
-    return Place(where=f"{node.op_type} '{name}'", what=what, remedy=remedy)
+    where = f"{node.op_type} '{name}'"
+    return Place(where=where, what=what, remedy=remedy, name=name or "")
 
 
 def at_tensor(value: ir.Value, what: str) -> Place:
     """A place that is a tensor."""
-    return Place(where=f"tensor '{value.name}'", what=what)
+    return Place(where=f"tensor '{value.name}'", what=what, name=value.name or "")

@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 
 from tests import shell
@@ -84,6 +85,18 @@ def edited(index: tuple[int, ...], value: float) -> Callable[[Any], Any]:
 def model(name: str = "model.onnx", **shape: Any) -> Callable[[Path], None]:
     """Another network."""
     return lambda folder: shell.mlp(folder / name, **shape)
+
+
+def operator(op_type: str) -> Callable[[Path], None]:
+    """The sound model with another operator in the place of its Relu."""
+
+    def make(folder: Path) -> None:
+        proto = onnx.load(folder / "model.onnx")
+        next(node for node in proto.graph.node if node.name == "relu").op_type = op_type
+        proto.opset_import[0].version = 18
+        onnx.save(proto, folder / "model.onnx")
+
+    return make
 
 
 def cut(name: str, share: float) -> Callable[[Path], None]:

@@ -14,6 +14,7 @@ from tests.bad_input.case import (
     huge_header,
     link,
     model,
+    operator,
     refused,
     together,
 )
@@ -21,7 +22,30 @@ from tests.bad_input.case import (
 EXTERNAL = model(external=True)
 EARLY_TEACHER = "model.onnx --passes prune,quantize --data data.npz --teacher "
 
+LOWERED = f"{ONE_SHOT} --target tensorrt"
+
 MODELS = [
+    Case(
+        "an operator that TensorRT does not have",
+        LOWERED,
+        REFUSED,
+        ("Bernoulli 'relu'", "TensorRT 11 has no Bernoulli", "plugin"),
+        operator("Bernoulli"),
+    ),
+    Case(
+        "the same, asked for the plan alone",
+        f"{LOWERED} --dry-run",
+        REFUSED,
+        ("TensorRT 11 has no Bernoulli",),
+        operator("Bernoulli"),
+    ),
+    Case(
+        "an operator that an older TensorRT does not have",
+        f"{LOWERED} --set lower.tensorrt=8.6",
+        REFUSED,
+        ("TensorRT 8.6 has no Mish", "10.0"),
+        operator("Mish"),
+    ),
     Case("missing", "no.onnx --passes prune", UNREADABLE, ("no.onnx", "No such file")),
     Case("folder", "m --passes prune", UNREADABLE, ("m:", "folder"), folder_of("m")),
     Case("dangling link", "l.onnx --passes prune", UNREADABLE, ("l.onnx",), link("l.onnx")),

@@ -15,6 +15,7 @@ from tests.bad_input.case import (
 )
 
 RECIPE = "model.onnx --recipe one-shot"
+LOWERED = f"{ONE_SHOT} --target tensorrt"
 SETTING = "model.onnx --passes prune,qat --set "
 
 CASES = [
@@ -57,6 +58,40 @@ CASES = [
     Case("time and steps", f"{QAT} --budget 1 --steps 5", USAGE, ("--budget", "steps")),
     Case("no threads", f"{QAT} --threads 0", USAGE, ("threads", "0")),
     Case("unknown target", f"{QAT} --target tpu", USAGE, ("--target", "tpu", "onnxruntime")),
+    Case(
+        "a type that is none", f"{LOWERED} --set lower.rest=fp8", USAGE, ("lower.rest", "fp8")
+    ),
+    Case(
+        "a TensorRT that is none",
+        f"{LOWERED} --set lower.tensorrt=9.3",
+        USAGE,
+        ("lower.tensorrt", "8.6, 10 or 11"),
+    ),
+    Case(
+        "lower without its target",
+        f"{ONE_SHOT} --set lower.rest=bf16",
+        USAGE,
+        ("no pass 'lower'",),
+    ),
+    Case(
+        "a node that is none",
+        f"{LOWERED} --data data.npz --set lower.float32=reluu",
+        USAGE,
+        ("lower.float32", "reluu", "relu"),
+        late=True,
+    ),
+    Case(
+        "twins without their target",
+        f"{ONE_SHOT} --twins twins",
+        USAGE,
+        ("--twins", "'lower'", "--target tensorrt"),
+    ),
+    Case(
+        "twins of a plan that quantizes nothing",
+        "model.onnx --passes prune --target tensorrt --twins twins",
+        USAGE,
+        ("--twins", "'quantize'"),
+    ),
     Case("unknown device", f"{QAT} --device tpu", USAGE, ("--device", "tpu", "cuda")),
     Case("unknown option", f"{QAT} --stepps 3", USAGE, ("--stepps", "--steps")),
     Case("no model at all", "--passes prune", USAGE, ("MODEL",)),

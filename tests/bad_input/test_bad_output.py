@@ -17,10 +17,26 @@ EXTERNAL = model(external=True)
 EARLY_TEACHER = "model.onnx --passes prune,quantize --data data.npz --teacher "
 SHARDS = "model.onnx --passes prune,quantize --data shards"
 LOADER = "model.onnx --passes prune,quantize --data loader.py:feeds"
+TWINS = f"{ONE_SHOT} --target tensorrt --twins"
 RECIPE = "model.onnx --recipe r.toml"
 
 CASES = [
     Case("missing folder", f"{ONE_SHOT} -o no/m.onnx", UNREADABLE, ("no", "does not exist")),
+    Case("twins in a file", f"{TWINS} data.npz", UNREADABLE, ("data.npz", "not a folder")),
+    Case("twins nowhere", f"{TWINS} no/twins", UNREADABLE, ("no", "does not exist")),
+    Case(
+        "a twin is the report",
+        f"{TWINS} . --report model.gpusq.dense-int8.onnx",
+        UNREADABLE,
+        ("dense-int8", "one file"),
+    ),
+    Case(
+        "a twin is the teacher",
+        f"{TWINS} . --teacher model.gpusq.sparse-fp16.onnx",
+        UNREADABLE,
+        ("sparse-fp16", "overwritten"),
+        model("model.gpusq.sparse-fp16.onnx"),
+    ),
     Case(
         "missing report folder", f"{ONE_SHOT} --report no/r.json", UNREADABLE, ("no", "exist")
     ),

@@ -36,8 +36,10 @@ def test_a_plain_model_is_canonical_and_nothing_else() -> None:
 
 
 def test_a_compiled_model_has_all_facts(context_for: ContextFor) -> None:
-    everything = {Fact.CANONICAL, Fact.SPARSE, Fact.QDQ, Fact.FROZEN}
-    assert facts.present(compiled("prune,quantize", context_for)) == everything
+    lowered = facts.present(compiled("prune,quantize,lower", context_for))
+    assert lowered == set(Fact) - {Fact.PACKED}
+    frozen = facts.present(compiled("prune,quantize", context_for))
+    assert frozen == lowered - {Fact.TRT_LEGAL}
     model = compiled("prune", context_for)
     assert facts.present(model) == {Fact.CANONICAL, Fact.SPARSE}
 

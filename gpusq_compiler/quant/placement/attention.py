@@ -37,10 +37,12 @@ class Attention:
 
     Attributes:
         softmax: The node.
+        scoring: The product of queries and keys.
         sources: Where q, k and v come from, and who reads them first on the way.
     """
 
     softmax: ir.Node
+    scoring: ir.Node
     sources: tuple[tuple[ir.Value, Reader], ...]
 
 
@@ -110,7 +112,8 @@ def _attention_around(softmax: ir.Node) -> Attention | None:
         return None
     node, index = mixing
     factors: tuple[Reader, ...] = ((scoring, 0), (scoring, 1), (node, 1 - index))
-    return Attention(softmax=softmax, sources=tuple(_source(*factor) for factor in factors))
+    sources = tuple(_source(*factor) for factor in factors)
+    return Attention(softmax=softmax, scoring=scoring, sources=sources)
 
 
 def _product_below(value: ir.Value) -> Reader | None:
