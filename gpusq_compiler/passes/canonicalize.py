@@ -56,7 +56,7 @@ class Canonicalize(Pass):
 
     attention_scale: Annotated[
         Literal["fold", "keep"] | None,
-        "1/sqrt(d) into W_q where q has a projection of its own, else onto q; none: for TensorRT",
+        "fold 1/sqrt(d) into W_q, or keep it where it is; none: fold for TensorRT",
     ] = None
 
     def resolve(self, model: ir.Model, ctx: Context) -> Canonicalize:

@@ -12,6 +12,7 @@ sparsity gains is dense INT8 over sparse INT8, not FP16 over sparse INT8.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -24,6 +25,7 @@ from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.quant.arithmetic import weight_scales
 from gpusq_compiler.quant.scheme import QuantScheme
+from gpusq_compiler.runtime.events import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,13 +78,14 @@ class Twins:
         Raises:
             PassBug: One is not what it should be.
         """
+        silent = dataclasses.replace(ctx, events=Silent())  # all was said of the result
         made = (
             self._dense.clone(),
             _densified(self._trained.clone(), self._dense, ctx),
             unquantized(self._trained.clone()),
         )
         for name, model in zip(self.names, made, strict=True):
-            self._lower.fitting(model).rewrite(model, ctx)
+            self._lower.fitting(model).rewrite(model, silent)
             model.metadata_props[TWIN] = name
             _require_sound(name, model)
             yield name, model

@@ -150,7 +150,7 @@ def float_output(model: ir.Model, version: Version) -> Iterator[Place]:
         end = layer_end(scene, use.node)
         if not is_quantized(end):
             what = f"'{use.value.name}' is 2:4, output '{end.name}' float"
-            yield at_node(use.node, what, STAYS_FLOAT if end.is_graph_output() else "")
+            yield at_node(use.node, what, STAYS_FLOAT if _leaves(end) else "")
 
 
 def layer_end(scene: Scene, node: ir.Node) -> ir.Value:
@@ -158,6 +158,12 @@ def layer_end(scene: Scene, node: ir.Node) -> ir.Value:
     end = scene.ends.get(node, node.outputs[0])
     join = next((j for j in scene.joins.values() if j.main is end), None)
     return end if join is None else end_of(join.add.outputs[0])
+
+
+def _leaves(value: ir.Value) -> bool:
+    """Whether a value is an output of the model, behind a Cast at most."""
+    casts = [node for node, _ in value.uses() if query.is_op(node, "Cast")]
+    return value.is_graph_output() or any(c.outputs[0].is_graph_output() for c in casts)
 
 
 def is_quantized(value: ir.Value) -> bool:

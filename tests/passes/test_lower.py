@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -11,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.errors import OptionError, PreconditionError
+from gpusq_compiler.compile import compile_model
+from gpusq_compiler.errors import MissingRuntime, OptionError, PreconditionError
 from gpusq_compiler.ir import claims, edit, io, query
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import Context, Fact, Pass, PassResult
@@ -22,13 +25,16 @@ from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.passes.twins import unquantized
+from gpusq_compiler.recipe import Overrides
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import Session
 from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.trt.legal import lint
+from gpusq_compiler.trt.options import EngineOptions
+from gpusq_compiler.trt.profiles import Shapes
 from gpusq_compiler.trt.rules import Severity, Version
-from tests import tiny
+from tests import shell, tiny
 from tests.train.nets import ArraySamples
 from tests.trt import halves
 from tests.trt.halves import FLOAT, HALF
@@ -408,6 +414,51 @@ def test_a_claim_that_does_not_hold_is_found(context_for: ContextFor) -> None:
     assert {f.rule for f in facts.broken_claims(after)} == {"scale"}
     after.metadata_props[claims.TENSORRT] = "newest"
     assert "tensorrt-claim" in {f.rule for f in facts.verify(after, Fact.TRT_LEGAL)}
+
+
+@pytest.mark.parametrize(
+    ("version", "rest", "given", "flag"),
+    [
+        ("8.6", "fp16", None, True),
+        ("8.6", "fp32", None, False),
+        ("8.6", "bf16", None, False),
+        ("8.6", "fp16", False, False),
+        ("10", "fp16", None, None),
+        ("11", "fp32", True, True),
+    ],
+)
+def test_a_builder_that_chooses_types_is_told_the_rest(
+    version: str, rest: Any, given: bool | None, flag: bool | None
+) -> None:
+    lower = Lower(tensorrt=version, rest=rest)
+    assert lower.builder_options(EngineOptions(fp16=given)).fp16 is flag
+
+
+@pytest.mark.parametrize("version", ["8.6", "11"])
+def test_the_script_for_another_device_is_for_that_version(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shell.write(tmp_path))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingRuntime):
+        compile_model(
+            "model.onnx", passes="prune,quantize", data="data.npz", target="tensorrt",
+            engine="m.engine", threads=1,
+            engine_options=EngineOptions(shapes=Shapes.parse(optimum="x:1x8")),
+            overrides=Overrides(settings=(f"lower.tensorrt={version}",)),
+        )  # fmt: skip
+    script = Path("m.engine.trtexec.sh").read_text()
+    assert ("--fp16" in script) == (version == "8.6")
+    assert ("--stronglyTyped" in script) == (version == "11")
+
+
+def test_what_lint_says_of_a_lowered_output(context_for: ContextFor) -> None:
+    """The output is float because it is one, cast or not."""
+    model = tiny.mlp()
+    ctx = context_for(model, target="tensorrt")
+    after, _ = lowered(frozen(model, ctx)[0], ctx)
+    (last,) = [d for d in lint(after) if d.rule.name == "float-output"]
+    assert "An output of the model" in str(last)
 
 
 def test_versions_parse_as_lint_does() -> None:
