@@ -310,3 +310,14 @@ def test_for_tensorrt_pack_is_refused_before_anything_runs(
             "Leave pack out; for storage: gpusq pack, and gpusq unpack to build\n"
         )
         assert shell.contents(folder) == before
+
+
+def test_a_lowered_file_packs_and_is_legal_again_once_unpacked(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell.good(*COMPILE, "-o", "low.onnx", "--target", "tensorrt", capture=capfd)
+    shell.good("low.onnx", "-o", "small.onnx", verb="pack", capture=capfd)
+    shell.good("small.onnx", "-o", "again.onnx", verb="unpack", capture=capfd)
+    for file in ("low.onnx", "small.onnx", "again.onnx"):
+        assert "trt-legal  holds" in shell.good(file, verb="check", capture=capfd)
+    assert shell.digest(folder / "again.onnx") == shell.digest(folder / "low.onnx")

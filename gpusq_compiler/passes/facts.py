@@ -35,17 +35,18 @@ def present(model: ir.Model) -> frozenset[Fact]:
         claimed.add(Fact.SPARSE)
     if any(True for _ in quantizers(model)):
         claimed |= {Fact.QDQ, Fact.FROZEN}
-    if any(True for _ in packed.packed_values(model)):
-        claimed = (claimed | {Fact.PACKED}) - {Fact.QDQ, Fact.SPARSE}
     if claims.TENSORRT in model.metadata_props:
         claimed.add(Fact.TRT_LEGAL)
+    if any(True for _ in packed.packed_values(model)):
+        claimed = (claimed | {Fact.PACKED}) - {Fact.QDQ, Fact.SPARSE, Fact.TRT_LEGAL}
     return frozenset(fact for fact in claimed if not verify(model, fact))
 
 
 def broken_claims(model: ir.Model) -> tuple[Finding, ...]:
     """Claims written on the model that its values do not keep."""
-    claimed = [Fact.TRT_LEGAL] if claims.TENSORRT in model.metadata_props else []
-    facts = (Fact.SPARSE, Fact.QDQ, Fact.PACKED, *claimed)
+    stored = any(True for _ in packed.packed_values(model))  # and legal again once unpacked
+    legal = claims.TENSORRT in model.metadata_props and not stored
+    facts = (Fact.SPARSE, Fact.QDQ, Fact.PACKED, *([Fact.TRT_LEGAL] if legal else []))
     return tuple(finding for fact in facts for finding in verify(model, fact))
 
 

@@ -31,7 +31,7 @@ class Pack(Pass):
     name: ClassVar[str] = packed.AUTHOR
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.PACKED})
-    breaks: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ, Fact.SPARSE})
+    breaks: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ, Fact.SPARSE, Fact.TRT_LEGAL})
     lossy: ClassVar[bool] = False
 
     least: Annotated[int, "bytes that a tensor has to save; its nodes take some 600"] = 768
