@@ -296,7 +296,9 @@ def test_nothing_to_pack_is_told_with_the_reasons(
     assert shell.contents(folder) == before
 
 
-@pytest.mark.parametrize("passes", ["prune,quantize,pack", "pack"])
+@pytest.mark.parametrize(
+    "passes", ["prune,quantize,pack", "pack", "prune,quantize,lower,pack"]
+)
 def test_for_tensorrt_pack_is_refused_before_anything_runs(
     passes: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ class Lower(Pass):
 
     name: ClassVar[str] = "lower"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
+    refuses: ClassVar[frozenset[Fact]] = frozenset({Fact.PACKED})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.TRT_LEGAL})
 
     tensorrt: Annotated[str, "version that the file is for: 8.6, 10 or 11"] = "11"

@@ -18,6 +18,7 @@ from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import Context, Fact
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
+from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.passes.pack import Pack, unpack
 from gpusq_compiler.passes.pipeline import PassReport, Pipeline
 from gpusq_compiler.passes.prune import Prune
@@ -321,6 +322,17 @@ def test_facts_of_a_packed_model(context_for: ContextFor) -> None:
     assert facts.present(unpack(model)) == before
 
 
+def test_a_lowered_model_is_packed_and_comes_back(context_for: ContextFor) -> None:
+    model = frozen(tiny.mlp(), context_for)
+    Pipeline(passes=(Lower(),)).run(model, context_for(model))
+    before = ir.to_proto(model)
+    pack(model, context_for)
+    assert facts.present(model) == {Fact.CANONICAL, Fact.FROZEN, Fact.PACKED}
+    assert facts.broken_claims(model) == ()
+    assert ir.to_proto(unpack(model)) == before
+    assert Fact.TRT_LEGAL in facts.present(unpack(model))
+
+
 def test_a_claim_that_the_stored_codes_do_not_keep_is_found(context_for: ContextFor) -> None:
     model = frozen(tiny.mlp(), context_for)
     pack(model, context_for)
@@ -364,6 +376,13 @@ def test_a_damaged_chain_is_found(context_for: ContextFor) -> None:
             (
                 "pass 'canonicalize': cannot run on a model that is already packed. "
                 "Put canonicalize before pack"
+            ),
+        ),
+        (
+            (Canonicalize(), Quantize(), Freeze(), Pack(), Lower()),
+            (
+                "pass 'lower': cannot run on a model that is already packed. "
+                "Put lower before pack"
             ),
         ),
         (
