@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from gpusq_compiler import context
 from gpusq_compiler import recipe as recipes
+from gpusq_compiler.analysis import plan as analysis
+from gpusq_compiler.analysis.steps import steps_of
 from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
-from gpusq_compiler.passes import facts, options
+from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.passes.pipeline import each
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from gpusq_compiler.analysis.plan import ModelPlan
     from gpusq_compiler.calibration.evaluate import Evaluator
     from gpusq_compiler.passes.base import Context
     from gpusq_compiler.recipe import Overrides, Plan
@@ -194,17 +197,24 @@ def _beside(
         )
 
 
-def preview(plan: Plan, request: Request) -> list[str]:
-    """What would run, one line a pass, with the options that would take effect."""
+def preview(plan: Plan, request: Request) -> ModelPlan:
+    """What would run, and what would become of every layer; nothing is written."""
     model = _checked_model(plan, request)
+    passes = plan.pipeline.passes
     with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
         ctx = context.context_of(plan, model, request, Path(folder))
-        return _described(plan, request, model, ctx)
+        notes = _notes(request, model)
+        return analysis.plan_of(model, Canonicalize()(model), passes, ctx, notes)
 
 
-def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> list[str]:
-    """Passes and their options; what a time budget allows is not known yet."""
-    canonical = Canonicalize()(model)
+def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> Iterator[str]:
+    """Notes and passes, one line each."""
+    yield from _notes(request, model)
+    yield from map(str, steps_of(plan.pipeline.passes, Canonicalize()(model), ctx))
+
+
+def _notes(request: Request, model: ir.Model) -> list[str]:
+    """What a person should know before anything runs."""
     lines = []
     if request.data is None:
         doubt = "" if request.verified else ", accuracy is unverified"
@@ -219,23 +229,7 @@ def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> l
             f"the file keeps opset {opset} and IR version {version}; the ONNX Runtime here "
             f"loads up to {newest[0]} and {newest[1]}, so it needs a newer one to run"
         )
-    timeless = dataclasses.replace(ctx, budget=None)
-    for step in plan.pipeline.passes:
-        values = options.dump(step.resolve(canonical, timeless))
-        if ctx.budget is not None and isinstance(step, TrainingPass) and step.steps is None:
-            values["steps"] = f"{ctx.budget:.0f} s"
-            values["evaluate_every"] = step.evaluate_every
-        text = ", ".join(
-            f"{k}={_short(value)}" for k, value in values.items() if value not in ([], None)
-        )
-        lines.append(f"{step.name:14} {text}".rstrip())
     return lines
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return str(value["use"])
-    return "+".join(map(_short, value)) if isinstance(value, list) else str(value)
 
 
 def _checked_model(plan: Plan, request: Request) -> ir.Model:

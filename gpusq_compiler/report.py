@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import math
 import platform
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes import options
+from gpusq_compiler.plain import plain
 from gpusq_compiler.watch import DENSE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -114,7 +114,7 @@ class CompileReport:
         found: dict[str, object] = {"format": FORMAT}
         for field in dataclasses.fields(self):
             if field.name != "steps":
-                found[field.name] = _plain(getattr(self, field.name))
+                found[field.name] = plain(getattr(self, field.name))
         found["passes"] = [_pass_as_json(step) for step in self.steps]
         return found
 
@@ -246,20 +246,8 @@ def _pass_as_json(step: PassReport) -> dict[str, object]:
         "options": options.dump(step.ran),
         "seconds": round(step.seconds, 3),
         "changed": list(result.changed),
-        "left_alone": _plain(result.skipped),
-        "metrics": _plain(result.metrics),
-        "tables": _plain(result.tables),
-        "series": _plain(result.series),
+        "left_alone": plain(result.skipped),
+        "metrics": plain(result.metrics),
+        "tables": plain(result.tables),
+        "series": plain(result.series),
     }
-
-
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

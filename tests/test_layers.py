@@ -36,7 +36,7 @@ LAYERS = (
     ("calibration", "train", "trt"),
     ("sparsity", "quant", "runtime"),
     ("ir",),
-    ("components", "errors"),
+    ("components", "errors", "plain"),
 )
 # Types that everything speaks.
 BELOW = {

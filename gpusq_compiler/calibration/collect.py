@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpusq_compiler.calibration.stored import Subset
-from gpusq_compiler.errors import DataError
-from gpusq_compiler.ir import query
+from gpusq_compiler.errors import DataError, ModelError
+from gpusq_compiler.ir import gemms, query, sizes
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.samples import lengths_of
-from gpusq_compiler.runtime.session import Session
+from gpusq_compiler.runtime.session import Session, fixed_batch, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,26 +80,47 @@ def operations(
 ) -> int:
     """Multiply-adds per sample of the weighted layers, for a sample of the usual length.
 
-    Sizes that the file leaves open, as a sequence's length, are seen in a run.
+    Args:
+        model: Left as it is.
+        samples: One batch of them gives the shapes.
+        threads: Threads of the runtime.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        ModelError: The runtime refuses the model.
+    """
+    refused = refusal(model, threads=threads, device=device)
+    if refused is not None:
+        raise ModelError(refused, where="model", remedy="Check it with: gpusq check MODEL")
+    shapes = layer_shapes(model, samples, threads=threads, device=device)
+    return gemms.operations(model, shapes, fixed_batch(model) or 1)
+
+
+def layer_shapes(
+    model: ir.Model, samples: Samples, *, threads: int | None = None, device: str = "cpu"
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of the main graph, for one sample of the usual length.
+
+    A model that prescribes a batch has one batch of them. What no inference tells, as behind a
+    Reshape to a computed shape, is seen in a run, for weighted layers; where the runtime
+    refuses the model, it is left out.
 
     Args:
         model: Left as it is.
-        samples: One batch of them is run.
+        samples: One batch of them.
         threads: Threads of the runtime.
         device: ``cpu``, ``cuda`` or ``auto``.
     """
-    layers = [
-        use.node.outputs[0].name or ""
-        for use in query.weight_uses(model)
-        if use.node.graph is model.graph
-    ]
-    if not layers:
-        return 0
-    session = Session(model, outputs=layers, threads=threads, device=device)
-    one = Subset(samples, np.full(session.batch or 1, _usual(samples)))
-    _, found = next(iter(session.over(one, 1)))
-    shapes = {name: array.shape for name, array in found.items()}
-    return query.operations(model, shapes) // (session.batch or 1)
+    batch = np.full(fixed_batch(model) or 1, _usual(samples))
+    fed = {name: array.shape for name, array in samples.take(batch).items()}
+    shapes = sizes.inferred_shapes(model, fed)
+    layers = [use for use in query.weight_uses(model) if use.node.graph is model.graph]
+    unknown = [name for name in gemms.tensors_of(layers) if name not in shapes]
+    if unknown and refusal(model, threads=threads, device=device) is None:
+        session = Session(model, outputs=unknown, threads=threads, device=device)
+        _, found = next(iter(session.over(Subset(samples, batch), 1)))
+        shapes |= {name: array.shape for name, array in found.items()}
+    return shapes
 
 
 def _usual(samples: Samples) -> int:

@@ -18,6 +18,7 @@ from gpusq_compiler.cli.extract import extract_command
 from gpusq_compiler.cli.lint import lint_command
 from gpusq_compiler.cli.pack import pack_command
 from gpusq_compiler.cli.passes import passes_command
+from gpusq_compiler.cli.plan import plan_command
 from gpusq_compiler.cli.terminal import EPILOG, HELP
 from gpusq_compiler.cli.unpack import unpack_command
 from gpusq_compiler.errors import GpusqError, OptionError, first_line
@@ -39,6 +40,7 @@ def gpusq(ctx: click.Context) -> None:
 
 for verb in (
     compile_command,
+    plan_command,
     passes_command,
     check_command,
     compare_command,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpusq_compiler.cli.shapes import shape_options, shapes_of
 from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_up_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpusq_compiler.recipe import Plan
+    from gpusq_compiler.request import Request
 
 
 @click.command("compile", epilog=EPILOG, context_settings=HELP)
@@ -43,11 +49,26 @@ from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_u
 def compile_command(**given: Any) -> None:
     """Compress MODEL with the passes of a list or recipe."""
     from gpusq_compiler import compile as compiler
+
+    set_up_logs(verbose=given["verbose"])
+    plan, request = asked(given)
+    if given["dry_run"]:
+        from gpusq_compiler.cli.plan import show
+
+        show(compiler.preview(plan, request))
+        return
+    report = compiler.run(plan, request)
+    if not given["quiet"]:
+        report.show(console(), verbose=given["verbose"])
+    click.echo(report.output.path)
+
+
+def asked(given: Mapping[str, Any]) -> tuple[Plan, Request]:
+    """What the options mean: the passes, and everything around them."""
     from gpusq_compiler.recipe import Overrides, plan_of
     from gpusq_compiler.request import Request
     from gpusq_compiler.trt.options import EngineOptions
 
-    set_up_logs(verbose=given["verbose"])
     overrides = Overrides(
         steps=given["steps"],
         batch_size=given["batch_size"],
@@ -81,14 +102,7 @@ def compile_command(**given: Any) -> None:
         resume=given["resume"],
         events=events_for(quiet=given["quiet"]),
     )
-    if given["dry_run"]:
-        for line in compiler.preview(plan, request):
-            click.echo(line)
-        return
-    report = compiler.run(plan, request)
-    if not given["quiet"]:
-        report.show(console(), verbose=given["verbose"])
-    click.echo(report.output.path)
+    return plan, request
 
 
 def _path(text: str | None) -> Path | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
+import click
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -54,3 +56,10 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     console().print(table, markup=False)
+
+
+def print_json(content: object) -> None:
+    """Print plain values as JSON, and nothing else."""
+    import json
+
+    click.echo(json.dumps(content, indent=1, allow_nan=False))

@@ -135,7 +135,7 @@ def check(model: ir.Model, *, author: str) -> None:
         PassBug: The model is not valid.
     """
     try:
-        onnx.checker.check_model(_structure(model))
+        onnx.checker.check_model(structure(model))
     except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
         reason = first_line(_root(error))
         raise PassBug(f"left an invalid model: {reason}", where=author) from error
@@ -146,8 +146,11 @@ def _root(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _root(error.__cause__)
 
 
-def _structure(model: ir.Model) -> onnx.ModelProto:
-    """A protobuf of the model in which large weights of the main graph stand as inputs."""
+def structure(model: ir.Model) -> onnx.ModelProto:
+    """A protobuf of the model in which large weights of the main graph stand as inputs.
+
+    It is small and quick to make whatever the size of the model, which is left as it is.
+    """
     clone = model.clone()
     clone.ir_version = max(4, clone.ir_version or 0)
     graph = clone.graph

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from gpusq_compiler.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
 FLOATS = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
@@ -205,14 +205,19 @@ def other_weights(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain in DEFAULT_DOMAIN and node.op_type not in OTHER_LAYERS:
             continue
-        tensors = {value: value.const_value for value in node.inputs if value is not None}
-        size = sum(
-            tensor.size
-            for tensor in tensors.values()
-            if tensor is not None and tensor.dtype in FLOATS and len(tensor.shape) > 1
-        )
+        size = sum(tensor.size for tensor in float_tensors(node))
         if size:
             yield node, size
+
+
+def float_tensors(node: ir.Node) -> list[ir.TensorProtocol]:
+    """The float constants of rank 2 and more that a node reads."""
+    tensors = {value: value.const_value for value in node.inputs if value is not None}
+    return [
+        tensor
+        for tensor in tensors.values()
+        if tensor is not None and tensor.dtype in FLOATS and len(tensor.shape) > 1
+    ]
 
 
 def is_stem(use: WeightUse) -> bool:
@@ -365,19 +370,3 @@ def magnitude(model: ir.Model) -> float:
         if use.value.const_value is not None
     ]
     return float(np.median(sizes)) if sizes else 0.0
-
-
-def operations(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> int:
-    """Multiply-adds of all weighted layers of the main graph.
-
-    Args:
-        model: Left as it is.
-        shapes: Of the layers' outputs, by name; what stands in no list does not count.
-    """
-    total = 0
-    for use in weight_uses(model):
-        shape = shapes.get(use.node.outputs[0].name or "")
-        if shape is not None:
-            taps = math.prod(use.shape[2:]) if use.node.op_type == "Conv" else 1
-            total += math.prod(shape) * use.reduction_length * taps
-    return total

@@ -1,4 +1,4 @@
-"""Sizes for dimensions that a model leaves free, guessed from their names and positions."""
+"""Sizes of dimensions: free ones guessed from their names, inner ones from the inputs'."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from gpusq_compiler.ir import edit
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 SEQUENCE, SAMPLES = 32, 16000
 
@@ -59,3 +61,29 @@ def _size(name: str) -> int:
     if lowered in {"s", "t", "l"}:
         return SEQUENCE
     return next((n for words, n in SIZES if any(w in lowered for w in words)), OTHER_SIZE)
+
+
+def inferred_shapes(
+    model: ir.Model, inputs: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors that follow from those of the inputs, without running anything.
+
+    Args:
+        model: Left as it is; sizes that it declares as free are not believed.
+        inputs: Shapes by name.
+    """
+    clone = model.clone()
+    for value in clone.graph.inputs:
+        given = inputs.get(value.name or "")
+        value.shape = value.shape if given is None else ir.Shape(given)
+    nodes = ir.traversal.RecursiveGraphIterator(clone.graph)
+    values = [value for node in nodes for value in node.outputs]
+    for value in values:
+        if value.shape is not None and not value.shape.is_static():
+            value.shape = None
+    edit.infer_shapes(clone)
+    return {
+        value.name or "": tuple(int(size) for size in value.shape.numpy())
+        for value in (*clone.graph.inputs, *values)
+        if value.shape is not None and value.shape.is_static()
+    }

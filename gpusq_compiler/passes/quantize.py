@@ -83,7 +83,7 @@ class Quantize(Pass):
         """Place, calibrate, insert."""
         uses = list(query.weight_uses(model))
         selection = Selection(self.include, self.exclude, uses, owner=self.name)
-        refusals = [(use, _ineligible(use, model, selection)) for use in uses]
+        refusals = [(use, ineligible(use, model, selection)) for use in uses]
         scene = Scene(
             graph=model.graph,
             layers=tuple(use for use, finding in refusals if finding is None),
@@ -132,7 +132,8 @@ class Quantize(Pass):
         )
 
 
-def _ineligible(use: query.WeightUse, model: ir.Model, selection: Selection) -> Finding | None:
+def ineligible(use: query.WeightUse, model: ir.Model, selection: Selection) -> Finding | None:
+    """Why this layer stays float, or None when it is quantized."""
     refused = selection.refusal(use)
     where = use.node.name or ""
     if refused is not None:

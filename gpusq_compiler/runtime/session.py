@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.errors import DataError, MissingRuntime, ModelError, first_line
-from gpusq_compiler.ir.io import inlined
+from gpusq_compiler.ir.io import inlined, structure
 from gpusq_compiler.ir.precision import quantized_in_float, widened
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.excerpt import cut
@@ -112,9 +112,17 @@ def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in outputs if name not in known
     )
+    return _for_this_runtime(proto)
+
+
+def _for_this_runtime(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in an opset and IR version that the installed runtime loads."""
+    import onnx
+
     opset, ir_version = flavour.ceilings()
     proto.ir_version = min(proto.ir_version, ir_version)
-    current = next(i.version for i in proto.opset_import if i.domain in {"", "ai.onnx"})
+    imports = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+    current = imports.get("ai.onnx", 0)
     if current <= opset:
         return proto
     try:
@@ -222,7 +230,26 @@ class Session:
 
 
 def refusal(model: ir.Model, *, threads: int | None = None, device: str = "cpu") -> str | None:
-    """Why the runtime does not take a model; None if it does."""
+    """Why the runtime does not take a model; None if it does.
+
+    It is asked about the structure, which costs little; only where it refuses that, about the
+    whole with all its weights.
+    """
+    import onnxruntime
+
+    fails: tuple[type[Exception], ...] = (ModelError, *flavour.refusals())
+    try:
+        input_specs(model)
+        proto = _for_this_runtime(structure(widened(model)))
+        onnxruntime.InferenceSession(
+            proto.SerializeToString(), session_options(threads=1), providers=providers(device)
+        )
+    except fails:
+        return _refusal_of_the_whole(model, threads=threads, device=device)
+    return None
+
+
+def _refusal_of_the_whole(model: ir.Model, *, threads: int | None, device: str) -> str | None:
     try:
         Session(model, threads=threads, device=device)
     except ModelError as error:

@@ -147,7 +147,8 @@ def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> flo
     """Fraction of the sum of magnitudes that the mask keeps; 1 for a weight of zeros."""
     magnitude = np.abs(weight.astype(np.float32))
     total = float(magnitude.sum(dtype=np.float64))
-    return float(magnitude.sum(where=mask, dtype=np.float64)) / total if total else 1.0
+    kept = np.where(mask, magnitude, np.float32(0))  # several times faster than sum(where=)
+    return float(kept.sum(dtype=np.float64)) / total if total else 1.0
 
 
 def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:

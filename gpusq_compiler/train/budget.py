@@ -47,11 +47,21 @@ def default_steps(parameters: int, operations: int, samples: int, batch_size: in
         batch_size: Samples per step.
     """
     seconds = 34 * max(parameters / 1e5, 0.5) ** 0.44
-    forward = operations * batch_size
-    speed = min(FASTEST, SLOWEST * max(1.0, forward / SMALL_STEP) ** 0.27)
-    step = STEP_OVERHEAD + 3 * forward / speed
+    step = seconds_per_step(operations, batch_size)
     most = max(FEWEST_STEPS, MOST_EPOCHS * samples // batch_size)
     return int(min(max(seconds / step, FEWEST_STEPS), most))
+
+
+def seconds_per_step(operations: int, batch_size: int) -> float:
+    """How long a step takes on 2 quiet cores, roughly.
+
+    Args:
+        operations: Multiply-adds per sample of a forward pass.
+        batch_size: Samples per step.
+    """
+    forward = operations * batch_size
+    speed = min(FASTEST, SLOWEST * float(max(1.0, forward / SMALL_STEP) ** 0.27))
+    return STEP_OVERHEAD + 3 * forward / speed
 
 
 def default_learning_rate(magnitude: float) -> float:

@@ -97,6 +97,14 @@ def _layer(
     )
 
 
+def drawback(use: query.WeightUse) -> str:
+    """Why no sparse kernel takes a layer, or why it tends to lose; empty where it may pay.
+
+    It is told from the shape alone, for a weight that has the pattern or is to get it.
+    """
+    return _no_sparse_form(use) or _doubt(use)
+
+
 def _concerned(use: query.WeightUse) -> Iterator[ir.Node]:
     """The node and the quantizers on its two factors."""
     yield use.node

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpusq_compiler.ir import edit, query
+from gpusq_compiler.ir.gemms import operations
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def test_operations_per_sample(which: str, expected: int) -> None:
         for node in model.graph
         for value in node.outputs
     }
-    assert query.operations(model, shapes) == expected
+    assert operations(model, shapes) == expected
 
 
 def test_a_post_norm_stream_goes_on_behind_the_norm() -> None:
