@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from gpusq_compiler.analysis.contents import constants
 from gpusq_compiler.analysis.layers import survey
 from gpusq_compiler.analysis.steps import step_of
+from gpusq_compiler.analysis.words import count, digits, plural, share, size
 from gpusq_compiler.calibration.collect import layer_shapes
-from gpusq_compiler.ir import io, query
+from gpusq_compiler.ir import io
 from gpusq_compiler.ir.gemms import operations
 from gpusq_compiler.plain import FORMAT
 from gpusq_compiler.runtime.session import fixed_batch
@@ -106,19 +108,19 @@ class ModelPlan:
         sums = self.totals
         doubt = f", {sums.unknown_operations} of them of unknown cost"
         yield (
-            f"{sums.layers} layers{doubt * bool(sums.unknown_operations)}: "
-            f"{_millions(sums.layer_parameters)} of {_millions(sums.parameters)} parameters, "
-            f"{_millions(sums.operations)} multiply-adds per sample"
+            f"{plural(sums.layers, 'layer')}{doubt * bool(sums.unknown_operations)}: "
+            f"{count(sums.layer_parameters)} of {count(sums.parameters)} parameters, "
+            f"{count(sums.operations)} multiply-adds per sample"
         )
         yield (
             f"2:4 fits {sums.eligible_layers} of them: "
-            f"{_share(sums.eligible_parameters, sums.layer_parameters)} of the weights, "
-            f"{_share(sums.eligible_operations, sums.operations)} of the multiply-adds"
+            f"{share(sums.eligible_parameters, sums.layer_parameters)} of the weights, "
+            f"{share(sums.eligible_operations, sums.operations)} of the multiply-adds"
         )
         yield (
-            f"predicted: sparse kernels may pay in {sums.paying_layers}; "
-            f"weights {_megabytes(sums.weight_bytes, sums.weight_bytes_after)}, "
-            f"file {_megabytes(sums.file_bytes, sums.file_bytes_after)}, {sums.ratio:.2f}x"
+            f"predicted: sparse kernels may pay in {sums.paying_layers}; weights "
+            f"{size(sums.weight_bytes)} → {size(sums.weight_bytes_after)}, file "
+            f"{size(sums.file_bytes)} → {size(sums.file_bytes_after)}, {sums.ratio:.2f}x"
         )
 
 
@@ -159,24 +161,24 @@ def _totals(model: ir.Model, canonical: ir.Model, found: Survey) -> Totals:
     eligible = [layer for layer in found.layers if layer.eligible]
     unique, chosen = _unique(found.layers), _unique(eligible)
     dense = sum(layer.bytes for layer in unique)
-    size, rest = io.source_size(model), _constant_bytes(canonical) - _constant_bytes(model)
+    file, rest = io.source_size(model), _constant_bytes(canonical) - _constant_bytes(model)
     known = [(layer.kept, layer.parameters) for layer in chosen if layer.kept is not None]
-    weights = sum(size for _, size in known)
+    weights = sum(values for _, values in known)
     return Totals(
         layers=len(found.layers),
         eligible_layers=len(eligible),
         paying_layers=sum(layer.pays for layer in eligible),
-        parameters=sum(tensor.size for tensor in _constants(canonical)),
+        parameters=sum(tensor.size for tensor in constants(canonical)),
         layer_parameters=sum(layer.parameters for layer in unique),
         eligible_parameters=sum(layer.parameters for layer in chosen),
         operations=sum(layer.operations or 0 for layer in found.layers),
         eligible_operations=sum(layer.operations or 0 for layer in eligible),
         unknown_operations=sum(layer.operations is None for layer in found.layers),
-        kept=sum(kept * size for kept, size in known) / weights if weights else None,
+        kept=sum(kept * values for kept, values in known) / weights if weights else None,
         weight_bytes=dense,
         weight_bytes_after=found.bytes_after,
-        file_bytes=size,
-        file_bytes_after=size + rest + found.bytes_after - dense,
+        file_bytes=file,
+        file_bytes_after=file + rest + found.bytes_after - dense,
     )
 
 
@@ -185,18 +187,8 @@ def _unique(layers: Sequence[Layer]) -> list[Layer]:
     return list({layer.weight: layer for layer in layers}.values())
 
 
-def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in model.graphs():
-        held = (value.const_value for value in graph.initializers.values())
-        yield from (tensor for tensor in held if tensor is not None)
-        for node in graph:
-            attribute = node.attributes.get("value") if query.is_op(node, "Constant") else None
-            if attribute is not None:
-                yield attribute.as_tensor()
-
-
 def _constant_bytes(model: ir.Model) -> int:
-    return sum(int(tensor.nbytes) for tensor in _constants(model))
+    return sum(int(tensor.nbytes) for tensor in constants(model))
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
@@ -205,26 +197,9 @@ def _row(layer: Layer) -> tuple[str, ...]:
         layer.name,
         f"{layer.operator} {shape}".rstrip(),
         "" if layer.gemm is None else str(layer.gemm),
-        "" if cost is None else _digits(cost / 1e6),
+        "" if cost is None else digits(cost / 1e6),
         f"axis {layer.axis}" if layer.eligible else "no",
         "" if layer.kept is None else f"{layer.kept:.1%}",
-        f"{_digits(layer.bytes / 1e3)} → {_digits(layer.bytes_after / 1e3)}",
-        layer.rule or layer.drawback.partition(":")[0] or "may pay",
+        f"{digits(layer.bytes / 1e3)} → {digits(layer.bytes_after / 1e3)}",
+        layer.rule or layer.drawback.partition(": ")[0] or "may pay",
     )
-
-
-def _digits(number: float) -> str:
-    """Three digits or the whole part, whichever is more."""
-    return f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.4g} M"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole if whole else 0:.1%}"
-
-
-def _megabytes(now: int, after: int) -> str:
-    return f"{now / 1e6:.3f} → {after / 1e6:.3f} MB"

@@ -15,6 +15,7 @@ from gpusq_compiler.cli.compare import compare_command
 from gpusq_compiler.cli.compile import compile_command
 from gpusq_compiler.cli.doctor import doctor_command
 from gpusq_compiler.cli.extract import extract_command
+from gpusq_compiler.cli.inspect import inspect_command
 from gpusq_compiler.cli.lint import lint_command
 from gpusq_compiler.cli.pack import pack_command
 from gpusq_compiler.cli.passes import passes_command
@@ -41,6 +42,7 @@ def gpusq(ctx: click.Context) -> None:
 for verb in (
     compile_command,
     plan_command,
+    inspect_command,
     passes_command,
     check_command,
     compare_command,

@@ -37,10 +37,14 @@ class Written:
     size: int
 
 
-def load(path: str | Path) -> ir.Model:
+def load(path: str | Path, *, strict: bool = True) -> ir.Model:
     """Read an ONNX file; weights in data files stay there, memory-mapped.
 
     Packed is a form for files: here such weights are unpacked, so that nobody else needs to.
+
+    Args:
+        path: The file.
+        strict: Whether the ONNX checker has to accept it.
 
     Raises:
         FileError: There is no such file, or it cannot be read.
@@ -60,8 +64,9 @@ def load(path: str | Path) -> ir.Model:
         ) from error
     _require_graph(model, path)
     _require_data(model, path)
-    _require_valid(path)
-    model.meta[SOURCES] = {path.resolve(), *(p.resolve() for p in _data_files(model))}
+    if strict:
+        _require_valid(path)
+    model.meta[SOURCES] = {path.resolve(), *(p.resolve() for p in data_files(model))}
     model.meta[PACKED] = packed.unpack(model)
     return model
 
@@ -118,14 +123,20 @@ def _require_data(model: ir.Model, path: Path) -> None:
 
 
 def _require_valid(path: Path) -> None:
+    complaint = invalidity(path)
+    if complaint is not None:
+        raise ModelError(
+            f"not a valid ONNX model: {complaint}", where=str(path), remedy="Export it again"
+        )
+
+
+def invalidity(path: Path) -> str | None:
+    """Why the ONNX checker refuses a file; None if it does not."""
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise ModelError(
-            f"not a valid ONNX model: {first_line(error)}",
-            where=str(path),
-            remedy="Export it again",
-        ) from error
+        return first_line(error)
+    return None
 
 
 def check(model: ir.Model, *, author: str) -> None:
@@ -365,7 +376,8 @@ def _initializers(model: ir.Model) -> Iterator[ir.Value]:
         yield from graph.initializers.values()
 
 
-def _data_files(model: ir.Model) -> set[Path]:
+def data_files(model: ir.Model) -> set[Path]:
+    """The files beside a model that hold weights of it."""
     tensors = (value.const_value for value in _initializers(model))
     return {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
 

@@ -129,6 +129,15 @@ def violations(
     return np.flatnonzero(np.count_nonzero(groups, axis=inner) > pattern.n)
 
 
+def has_pattern(weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int) -> bool:
+    """Whether a weight has the pattern along an axis and is not simply empty."""
+    if not pattern.fits(weight.shape[axis]):
+        return False
+    alive = int(np.count_nonzero(weight))
+    sparse = 0 < pattern.m * alive <= pattern.n * weight.size
+    return sparse and not len(violations(weight, pattern, axis=axis))
+
+
 def describe(
     weight: npt.NDArray[Any], group: int, pattern: NM = TWO_OF_FOUR, *, axis: int
 ) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.ir import query
@@ -121,12 +120,12 @@ def wrong_axis(model: ir.Model, version: Version) -> Iterator[Place]:
     del version
     for use in query.weight_uses(model):
         weight = as_read(use)
-        if weight is None or _is_sparse(weight, use.reduction):
+        if weight is None or nm.has_pattern(weight, axis=use.reduction):
             continue
         others = [
             axis
             for axis in range(weight.ndim)
-            if axis != use.reduction % weight.ndim and _is_sparse(weight, axis)
+            if axis != use.reduction % weight.ndim and nm.has_pattern(weight, axis=axis)
         ]
         if others:
             yield at_node(
@@ -145,7 +144,7 @@ def float_output(model: ir.Model, version: Version) -> Iterator[Place]:
         if not (use.quantized and is_dequantized(use)):
             continue
         weight = as_read(use)
-        if weight is None or not _is_sparse(weight, use.reduction):
+        if weight is None or not nm.has_pattern(weight, axis=use.reduction):
             continue
         end = layer_end(scene, use.node)
         if not is_quantized(end):
@@ -210,11 +209,3 @@ def as_read(use: query.WeightUse) -> Array | None:
                 return None
             weight = weight.reshape(shape.numpy())
     return weight
-
-
-def _is_sparse(weight: Array, axis: int) -> bool:
-    """Whether the weight is 2:4 along an axis and not simply empty."""
-    if not nm.TWO_OF_FOUR.fits(weight.shape[axis]):
-        return False
-    alive = np.count_nonzero(weight)
-    return 0 < 2 * alive <= weight.size and not len(nm.violations(weight, axis=axis))

@@ -124,9 +124,24 @@ class Diagnosis:
         """What happens there."""
         return self.rule.severity
 
+    @property
+    def remedy(self) -> str:
+        """What to do there."""
+        return self.place.remedy or self.rule.remedy
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values."""
+        return {
+            "rule": self.rule.name,
+            "severity": self.severity.value,
+            "where": self.place.where,
+            "what": self.place.what,
+            "remedy": self.remedy,
+            "repairable": self.rule.repairable,
+        }
+
     def __str__(self) -> str:
-        remedy = self.place.remedy or self.rule.remedy
-        return f"{self.severity.value:8} {self.place.where}: {self.place.what}. {remedy}"
+        return f"{self.severity.value:8} {self.place.where}: {self.place.what}. {self.remedy}"
 
 
 def at_node(node: ir.Node, what: str, remedy: str = "") -> Place:
