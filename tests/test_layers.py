@@ -44,7 +44,10 @@ BELOW = {
     "gpusq_compiler.runtime.events": "ir",
 }
 EDGES = {
-    "onnx": ("ir.io", "ir.schemas", "passes.base", "runtime", "train", "doctor"),
+    "onnx": (
+        *("ir.io", "ir.schemas", "ir.soundness"),
+        *("passes.base", "runtime", "train", "doctor"),
+    ),
     "onnxruntime": ("runtime", "train", "doctor"),
     "onnx_graphsurgeon": ("ir.surgeon", "trt"),
     "tensorrt": ("trt.bindings",),

@@ -51,7 +51,7 @@ class Contents:
         ir_version: Of ONNX.
         opsets: By domain; the default domain is ``ai.onnx``.
         producer: What wrote it, with its version.
-        invalid: Why the ONNX checker refuses it; None if it does not.
+        complaint: Why it cannot be worked on; None where nothing speaks against it.
         inputs: Of the graph, defaults included.
         outputs: Of the graph.
         operators: How often each stands in the graph and in the bodies of If and Loop.
@@ -66,7 +66,7 @@ class Contents:
     ir_version: int
     opsets: Mapping[str, int]
     producer: str
-    invalid: str | None
+    complaint: str | None
     inputs: tuple[End, ...]
     outputs: tuple[End, ...]
     operators: Mapping[str, int]
@@ -76,12 +76,12 @@ class Contents:
     recipe: tuple[str, ...]
 
 
-def contents_of(model: ir.Model, *, invalid: str | None = None) -> Contents:
+def contents_of(model: ir.Model, *, complaint: str | None = None) -> Contents:
     """Look into a model that was loaded from a file.
 
     Args:
         model: Left as it is.
-        invalid: What the ONNX checker said.
+        complaint: What `ir.soundness` says against it.
     """
     files = sorted({path.name for path in io.data_files(model)})
     written_by = (model.producer_name, model.producer_version)
@@ -91,7 +91,7 @@ def contents_of(model: ir.Model, *, invalid: str | None = None) -> Contents:
         ir_version=model.ir_version or 0,
         opsets={domain or "ai.onnx": number for domain, number in model.opset_imports.items()},
         producer=" ".join(word for word in written_by if word),
-        invalid=invalid,
+        complaint=complaint,
         inputs=tuple(map(_end, model.graph.inputs)),
         outputs=tuple(map(_end, model.graph.outputs)),
         operators=_counted(_nodes(model.graph)),

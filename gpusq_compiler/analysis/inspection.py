@@ -37,8 +37,8 @@ HEADINGS = (
 )
 FIGURES = ("zeros",)
 """Headings of columns that hold numbers."""
-ODD = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What looking at a model may stumble over that the ONNX checker refuses."""
+ODD = (AssertionError, LookupError, AttributeError, RuntimeError, TypeError, ValueError)
+"""What looking at a model may stumble over that cannot be worked on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ class Inspection:
         claims: Tensors that claim a pattern.
         broken: Claims that their values do not keep.
         tensorrt: Whose rules ``findings`` and predictions follow.
-        layers: Every product with a constant weight; None where the ONNX checker refuses the
-            model and it is too odd to tell.
+        layers: Every product with a constant weight; None where the model cannot be worked on
+            and is too odd to tell.
         totals: Over the layers.
         findings: What TensorRT would refuse, run in float or not run sparse; None as layers.
     """
@@ -118,8 +118,8 @@ class Inspection:
         yield f"{size(found.bytes)}, opset {opsets}, IR version {found.ir_version}{by}"
         if found.data_files:
             yield f"weights in {', '.join(found.data_files)}"
-        if found.invalid is not None:
-            yield f"not a valid ONNX model: {found.invalid}"
+        if found.complaint is not None:
+            yield f"cannot be worked on: {found.complaint}"
         yield from (f"input   {end}" for end in found.inputs)
         yield from (f"output  {end}" for end in found.outputs)
         total = sum(found.operators.values())
@@ -153,42 +153,45 @@ class Inspection:
             yield "too odd to tell more of it"
             return
         sums = self.totals
-        if not sums.layers:
-            yield "no product with a constant weight"
+        if sums.layers:
+            yield from self._sums(sums)
         else:
-            yield (
-                f"{plural(sums.layers, 'layer')}, {count(sums.parameters)} weights, "
-                f"{sums.zeros:.1%} of them zero; 2:4 where sparse kernels want it: "
-                f"{plural(sums.sparse_layers, 'layer')}, "
-                f"{share(sums.sparse_parameters, sums.parameters)} of the weights"
-            )
-            yield (
-                f"quantized: {sums.quantized_weights} weights, "
-                f"{sums.quantized_inputs} inputs, {sums.quantized_outputs} outputs"
-            )
-        yield from self._obstacles(sums)
+            yield "no product with a constant weight"
         yield from _told(self.findings, self.tensorrt)
 
-    def _obstacles(self, sums: Totals) -> Iterator[str]:
-        """Why layers run on no sparse kernel, the most frequent reason first."""
+    def _sums(self, sums: Totals) -> Iterator[str]:
+        """How sparse and how quantized, and why layers run on no sparse kernel."""
+        yield (
+            f"{plural(sums.layers, 'layer')}, {count(sums.parameters)} weights, "
+            f"{sums.zeros:.1%} of them zero; 2:4 where sparse kernels want it: "
+            f"{plural(sums.sparse_layers, 'layer')}, "
+            f"{share(sums.sparse_parameters, sums.parameters)} of the weights"
+        )
+        yield (
+            f"quantized: {plural(sums.quantized_weights, 'weight')}, "
+            f"{plural(sums.quantized_inputs, 'input')}, "
+            f"{plural(sums.quantized_outputs, 'output')}"
+        )
         held = self.layers or ()
         narrow = sum(bool(layer.drawback) for layer in held if layer.sparse_kernel)
         doubt = f", {narrow} of them narrow: dense ones tend to win there" * bool(narrow)
         able = plural(sums.sparse_kernels, "layer")
-        yield f"predicted: sparse kernels may run {able}{doubt}"
-        reasons = Counter(_kind(layer.drawback) for layer in held if not layer.sparse_kernel)
+        yield f"predicted for TensorRT {self.tensorrt}: sparse kernels may run {able}{doubt}"
+        reasons = Counter(
+            layer.drawback.partition(": ")[0] for layer in held if not layer.sparse_kernel
+        )
         for reason, number in reasons.most_common():
             yield f"  {plural(number, 'layer')}: {reason}"
 
 
 def inspect(
-    model: ir.Model, *, invalid: str | None = None, version: Version = NEWEST
+    model: ir.Model, *, complaint: str | None = None, version: Version = NEWEST
 ) -> Inspection:
     """Look at a model that was loaded from a file, by whatever tool.
 
     Args:
         model: Left as it is.
-        invalid: What the ONNX checker says against it; such a model is looked at as far as it
+        complaint: What `ir.soundness` says against it; such a model is looked at as far as it
             goes.
         version: Of TensorRT, whose rules hold.
     """
@@ -198,10 +201,10 @@ def inspect(
     try:
         layers, findings = weighted_layers(model, version), lint(model, version)
     except ODD:
-        if invalid is None:
+        if complaint is None:
             raise
     return Inspection(
-        contents=contents_of(model, invalid=invalid),
+        contents=contents_of(model, complaint=complaint),
         claims=number,
         broken=broken,
         tensorrt=str(version),
@@ -254,11 +257,6 @@ def _row(layer: WeightedLayer) -> tuple[str, ...]:
         layer.runs_in,
         layer.drawback.partition(": ")[0] or "may run it",
     )
-
-
-def _kind(drawback: str) -> str:
-    """A reason without what is particular to one layer."""
-    return drawback.partition(": ")[0]
 
 
 def _told(findings: Sequence[Diagnosis], version: str) -> Iterator[str]:

@@ -13,13 +13,15 @@ from gpusq_compiler.analysis.layers import survey
 from gpusq_compiler.analysis.steps import step_of
 from gpusq_compiler.analysis.words import count, digits, plural, share, size
 from gpusq_compiler.calibration.collect import layer_shapes
+from gpusq_compiler.errors import DataError
 from gpusq_compiler.ir import io
 from gpusq_compiler.ir.gemms import operations
+from gpusq_compiler.ir.sizes import inferred_shapes
 from gpusq_compiler.plain import FORMAT
 from gpusq_compiler.runtime.session import fixed_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -144,8 +146,7 @@ def plan_of(
         OptionError: A pass refuses its options for this model.
         ModelError: A pass trains, and the runtime does not take the model.
     """
-    samples, batch = ctx.samples("plan"), fixed_batch(canonical) or 1
-    shapes = layer_shapes(canonical, samples, threads=ctx.threads, device=ctx.device)
+    shapes, batch = _shapes(canonical, ctx), fixed_batch(canonical) or 1
     cost = operations(canonical, shapes, batch)
     steps = tuple(step_of(step, canonical, ctx, cost) for step in passes)
     found = survey(canonical, passes, shapes, batch)
@@ -155,6 +156,17 @@ def plan_of(
         layers=found.layers,
         totals=_totals(model, canonical, found),
     )
+
+
+def _shapes(canonical: ir.Model, ctx: Context) -> Mapping[str, Sequence[int]]:
+    """Of tensors; where the model does not run on made-up inputs, those that are known."""
+    samples = ctx.samples("plan")
+    try:
+        return layer_shapes(canonical, samples, threads=ctx.threads, device=ctx.device)
+    except DataError:
+        if not ctx.synthesised:
+            raise
+        return inferred_shapes(canonical, {})
 
 
 def _totals(model: ir.Model, canonical: ir.Model, found: Survey) -> Totals:

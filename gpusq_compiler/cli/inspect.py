@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gpusq_compiler.cli.terminal import print_json, print_table
+from gpusq_compiler.cli.terminal import print_json, print_table, set_up_logs
 
 
 @click.command("inspect")
@@ -16,12 +16,13 @@ from gpusq_compiler.cli.terminal import print_json, print_table
 def inspect_command(model: Path, tensorrt: str, as_json: bool) -> None:
     """What MODEL is, whoever wrote it: sparsity, quantizers, claims, what blocks speed."""
     from gpusq_compiler.analysis.inspection import FIGURES, HEADINGS, inspect
-    from gpusq_compiler.ir import io
+    from gpusq_compiler.ir import io, soundness
     from gpusq_compiler.trt.rules import Version
 
+    set_up_logs(verbose=False)
     version = Version.parse(tensorrt)
     loaded = io.load(model, strict=False)
-    found = inspect(loaded, invalid=io.invalidity(model), version=version)
+    found = inspect(loaded, complaint=soundness.complaint(loaded, model), version=version)
     if as_json:
         print_json({**found.as_json(), "model": str(model)})
         return

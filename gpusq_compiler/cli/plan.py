@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpusq_compiler.cli.compile import asked, compile_command
-from gpusq_compiler.cli.terminal import EPILOG, HELP, print_json, print_table
+from gpusq_compiler.cli.terminal import EPILOG, HELP, print_json, print_table, set_up_logs
 
 if TYPE_CHECKING:
     from gpusq_compiler.analysis.plan import ModelPlan
@@ -27,6 +27,7 @@ def plan_command(**given: Any) -> None:
     from gpusq_compiler import compile as compiler
     from gpusq_compiler.runtime import flavour
 
+    set_up_logs(verbose=False)
     if given["passes"] is None and given["recipe"] is None:
         given["passes"] = "prune,qat" if flavour.can_train() else "prune,quantize"
     found = compiler.preview(*asked({**given, "resume": False, "quiet": given["as_json"]}))

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug, first_line
-from gpusq_compiler.ir import packed
+from gpusq_compiler.ir import packed, soundness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def load(path: str | Path, *, strict: bool = True) -> ir.Model:
         ModelError: It is no complete, valid ONNX model, or not as it was packed.
     """
     path = Path(path)
-    _require_readable(path)
+    soundness.require_readable(path)
     try:
         model = ir.load(path)
     except google.protobuf.message.DecodeError as error:
@@ -62,81 +62,12 @@ def load(path: str | Path, *, strict: bool = True) -> ir.Model:
         raise ModelError(
             f"the model cannot be read: {error}", where=str(path), remedy="Export it again"
         ) from error
-    _require_graph(model, path)
-    _require_data(model, path)
+    soundness.require_whole(model, path)
     if strict:
-        _require_valid(path)
+        soundness.require_valid(model, path)
     model.meta[SOURCES] = {path.resolve(), *(p.resolve() for p in data_files(model))}
     model.meta[PACKED] = packed.unpack(model)
     return model
-
-
-def _require_readable(path: Path) -> None:
-    if path.is_dir():
-        raise FileError("a folder, not a model file", where=str(path), remedy="Name the file")
-    try:
-        with path.open("rb") as file:
-            first = file.read(1)
-    except OSError as error:
-        raise FileError(
-            f"cannot be read: {error.strerror}", where=str(path), remedy="Check the path"
-        ) from error
-    if not first:
-        raise ModelError("the file is empty", where=str(path), remedy="Export the model again")
-
-
-def _require_graph(model: ir.Model, path: Path) -> None:
-    if not model.graph.outputs or not model.opset_imports:
-        raise ModelError(
-            "not an ONNX model: no graph with outputs in it",
-            where=str(path),
-            remedy="Give a file that an ONNX exporter wrote",
-        )
-
-
-def _require_data(model: ir.Model, path: Path) -> None:
-    for value in _initializers(model):
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        file = Path(tensor.path)
-        if not file.resolve().is_relative_to(path.resolve().parent):
-            raise ModelError(
-                f"its data file {tensor.location} lies outside the model's folder",
-                where=f"{path}, tensor '{value.name}'",
-                remedy="Put the data beside the model",
-            )
-        needed = (tensor.offset or 0) + (tensor.length or 0)
-        if not file.is_file():
-            raise ModelError(
-                f"the weights' data file {file.name} is missing",
-                where=f"{path}, tensor '{value.name}'",
-                remedy="Put it beside the model",
-            )
-        if file.stat().st_size < needed:
-            raise ModelError(
-                f"the data file {file.name} ends at byte {file.stat().st_size}, "
-                f"the tensor at {needed}: truncated",
-                where=f"{path}, tensor '{value.name}'",
-                remedy="Copy or export it again",
-            )
-
-
-def _require_valid(path: Path) -> None:
-    complaint = invalidity(path)
-    if complaint is not None:
-        raise ModelError(
-            f"not a valid ONNX model: {complaint}", where=str(path), remedy="Export it again"
-        )
-
-
-def invalidity(path: Path) -> str | None:
-    """Why the ONNX checker refuses a file; None if it does not."""
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        return first_line(error)
-    return None
 
 
 def check(model: ir.Model, *, author: str) -> None:

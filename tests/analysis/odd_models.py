@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -197,7 +198,7 @@ def through() -> onnx.ModelProto:
 
 def strings() -> onnx.ModelProto:
     """A table of names, and an input of text."""
-    names = helper.make_tensor("names", TensorProto.STRING, [2], [b"cat", b"dog"])
+    names = numpy_helper.from_array(np.array(["cat", "dog"], object), "names")
     node = helper.make_node("Gather", ["names", "i"], ["y"])
     ends = [
         helper.make_tensor_value_info("i", TensorProto.INT64, [1]),
@@ -239,7 +240,7 @@ def sparse_tensor() -> onnx.ModelProto:
 
 
 MODELS: Mapping[str, Callable[[], onnx.ModelProto]] = {
-    **{name: (lambda text=text: from_text(text)) for name, text in TEXTS.items()},
+    **{name: functools.partial(from_text, text) for name, text in TEXTS.items()},
     "no node": through,
     "strings": strings,
     "another domain": trees,
