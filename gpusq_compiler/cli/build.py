@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpusq_compiler.cli.shapes import shape_options, shapes_of
-from gpusq_compiler.cli.terminal import events_for, print_table
+from gpusq_compiler.cli.terminal import events_for, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,7 @@ def _build(model: Path, given: Mapping[str, Any]) -> None:
         events=events_for(quiet=given["as_json"]),
     )
     if given["as_json"]:
-        _print_json(info.as_json())
+        print_json(info.as_json())
         return
     _show(info.evidence)
     click.echo(
@@ -126,7 +126,7 @@ def _check(model: Path, given: Mapping[str, Any]) -> None:
         raise GateError(refusal.what, where=refusal.where, remedy=refusal.remedy) from refusal
     if given["as_json"]:
         products = [dataclasses.asdict(one) for one in found.products]
-        _print_json({"tool": found.tool, "products": products})
+        print_json({"tool": found.tool, "products": products})
     else:
         print_table(HEADINGS, found.rows())
         click.echo(found.summary())
@@ -158,7 +158,7 @@ def _report(evidence: Evidence, given: Mapping[str, Any]) -> None:
     import dataclasses
 
     if given["as_json"]:
-        _print_json(dataclasses.asdict(evidence))
+        print_json(dataclasses.asdict(evidence))
     else:
         _show(evidence)
 
@@ -168,9 +168,3 @@ def _show(evidence: Evidence) -> None:
 
     print_table(HEADINGS, evidence.rows())
     click.echo(evidence.summary())
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(content, indent=1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpusq_compiler.cli.terminal import print_json
 from gpusq_compiler.errors import GateError
 
 if TYPE_CHECKING:
@@ -14,27 +15,29 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from gpusq_compiler.trt.rules import Diagnosis, Version
+    from gpusq_compiler.trt.rules import Diagnosis, Place, Version
 
 
 @click.command("lint")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--tensorrt", default="11", metavar="V", help="8.6, 10 or 11  [default: 11]")
 @click.option("--fix", type=click.Path(path_type=Path), metavar="OUT", help="Repaired copy")
-def lint_command(model: Path, tensorrt: str, fix: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON")
+def lint_command(model: Path, tensorrt: str, fix: Path | None, as_json: bool) -> None:
     """What TensorRT would refuse in MODEL, run in float, or not run sparse."""
     from gpusq_compiler.ir import io
     from gpusq_compiler.trt.legal import lint
     from gpusq_compiler.trt.rules import Severity, Version
 
     version = Version.parse(tensorrt)
-    loaded = io.load(model)
+    loaded, places = io.load(model), None
     if fix is not None:
-        loaded = _repaired(loaded, fix)
+        loaded, places = _repaired(loaded, fix)
     found = lint(loaded, version)
-    for diagnosis in found:
-        click.echo(str(diagnosis))
-    click.echo(_counts(found, version))
+    if as_json:
+        _print_json(model, version, found, places)
+    else:
+        _print(version, found, fix, places)
     refused = sum(one.severity is Severity.REFUSED for one in found)
     if refused:
         raise GateError(
@@ -46,25 +49,57 @@ def lint_command(model: Path, tensorrt: str, fix: Path | None) -> None:
         )
 
 
-def _repaired(model: ir.Model, out: Path) -> ir.Model:
-    """Write the repaired copy and say what was done."""
+def _repaired(model: ir.Model, out: Path) -> tuple[ir.Model, Sequence[Place]]:
+    """Write the repaired copy; it and what was repaired."""
     from gpusq_compiler.ir import io
     from gpusq_compiler.trt.repair import repair
 
     io.require_writable(out, model)
     repaired = repair(model)
-    for place in repaired.places:
-        click.echo(f"repaired {place.where}: {place.what}")
-    written = io.save(repaired.model, out)
-    click.echo(f"{len(repaired.places)} repairs, written to {written.path}; left in it:")
-    return repaired.model
+    io.save(repaired.model, out)
+    return repaired.model, repaired.places
 
 
-def _counts(found: Sequence[Diagnosis], version: Version) -> str:
+def _print(
+    version: Version,
+    found: Sequence[Diagnosis],
+    out: Path | None,
+    places: Sequence[Place] | None,
+) -> None:
+    if places is not None:
+        for place in places:
+            click.echo(f"repaired {place.where}: {place.what}")
+        click.echo(f"{len(places)} repairs, written to {out}; left in it:")
+    for diagnosis in found:
+        click.echo(str(diagnosis))
+    counts = (f"{number} {severity}" for severity, number in _counts(found).items())
+    click.echo(f"TensorRT {version}: {', '.join(counts)}")
+
+
+def _print_json(
+    model: Path,
+    version: Version,
+    found: Sequence[Diagnosis],
+    places: Sequence[Place] | None,
+) -> None:
+    from gpusq_compiler.plain import FORMAT
+
+    repaired = [{"where": place.where, "what": place.what} for place in places or ()]
+    print_json(
+        {
+            "format": FORMAT,
+            "model": str(model),
+            "tensorrt": str(version),
+            "counts": _counts(found),
+            "findings": [one.as_json() for one in found],
+            "repaired": None if places is None else repaired,
+        }
+    )
+
+
+def _counts(found: Sequence[Diagnosis]) -> dict[str, int]:
     from gpusq_compiler.trt.rules import Severity
 
-    counts = (
-        f"{sum(one.severity is severity for one in found)} {severity.value}"
-        for severity in Severity
-    )
-    return f"TensorRT {version}: {', '.join(counts)}"
+    return {
+        severity.value: sum(one.severity is severity for one in found) for severity in Severity
+    }
