@@ -53,6 +53,7 @@ EDGES = {
     "tensorrt": ("trt.bindings",),
     "tensorrt_rtx": ("trt.bindings",),
     "onnxscript": ("passes.canonicalize",),
+    "matplotlib": ("analysis.picture",),
     "torch": (),
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.errors import ModelError
+from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.metrics import Difference
 from gpusq_compiler.runtime.session import Session
@@ -28,7 +29,8 @@ class OutputDifference:
         cosine: Cosine of all values of the output, flattened.
         sqnr: Energy of the first model's output to that of the difference, in dB.
         max_error: Largest absolute difference.
-        agreement: Fraction of rows with the same largest entry; None unless of rank 2.
+        agreement: Fraction of rows with the same largest entry; None unless these are class
+            scores: of rank 2, and not pooled or normalised.
     """
 
     cosine: float
@@ -55,6 +57,7 @@ def compare(
     events = events or Silent()
     first = Session(reference, threads=threads, device=device)
     second = Session(model, threads=threads, device=device)
+    vectors = query.embeddings(reference)
     sums: dict[str, Difference] = {}
     agreed: dict[str, list[int]] = {}
     events.begin("compare", samples.count)
@@ -62,7 +65,7 @@ def compare(
     for feeds, wanted, found in paired(first, second, samples, batch_size):
         for name, b in wanted.items():
             sums.setdefault(name, Difference()).update(found[name], b)
-            if b.ndim == 2:
+            if b.ndim == 2 and name not in vectors:
                 same = found[name].argmax(axis=1) == b.argmax(axis=1)
                 agreed.setdefault(name, []).append(int(same.sum()))
         done += max((len(value) for value in feeds.values() if value.ndim), default=1)
