@@ -1,8 +1,10 @@
 """Which tensors of two models are the same: by name, and through the renames of quantizers.
 
     t ──▶ t                                       one name
+    t ──▶ DequantizeLinear(QuantizeLinear(t))     where all read t quantized: what they see is
+                                                  compared, for a tool may leave a Relu to it
     t.dequantized ──▶ t_DequantizeLinear_Output   both are t, quantized, whatever their names
-    t ──▶ t_DequantizeLinear_Output               where the second model has t only quantized
+    t ──▶ t_DequantizeLinear_Output               where the second model has no t
 
 A rename counts only where it leaves one candidate on both sides.
 """
@@ -57,10 +59,12 @@ def matched(first: ir.Model, second: ir.Model) -> tuple[Pair, ...]:
     Bodies of If and Loop and functions are not looked into.
     """
     ours, theirs = _computed(first), _computed(second)
-    others = {name: name for name in ours if name in theirs}
+    common = [name for name in ours if name in theirs]
+    others = dict(_as_read(ours[name], theirs[name]) for name in common)
     for key in (_quantized, _root):
-        rest = [value for name, value in ours.items() if name not in others]
-        taken = set(others.values())
+        known = {*common, *others}
+        rest = [value for name, value in ours.items() if name not in known]
+        taken = {*common, *others.values()}
         free = [value for name, value in theirs.items() if name not in taken]
         others |= _renamed(rest, free, key)
     return tuple(_pairs(first, others))
@@ -80,6 +84,27 @@ def _computed(model: ir.Model) -> dict[str, ir.Value]:
                 if value.name and (value.dtype is None or value.dtype in query.FLOATS)
             }
     return found
+
+
+def _as_read(ours: ir.Value, theirs: ir.Value) -> tuple[str, str]:
+    """What readers see of a tensor in both models, by name."""
+    first, second = (_behind_pair(value) or value for value in (ours, theirs))
+    return first.name or "", second.name or ""
+
+
+def _behind_pair(value: ir.Value) -> ir.Value | None:
+    """The one result of the quantizers that everybody reads a tensor through, if so."""
+    if value.is_graph_output():
+        return None
+    seen = value.uses()
+    for operator in ("QuantizeLinear", "DequantizeLinear"):
+        results = {node.outputs[0] for node, _ in seen}
+        if not seen or not all(query.is_op(n, operator) and index == 0 for n, index in seen):
+            return None
+        if operator == "DequantizeLinear":
+            return results.pop() if len(results) == 1 else None
+        seen = tuple(use for result in results for use in result.uses())
+    return None
 
 
 def _renamed(
