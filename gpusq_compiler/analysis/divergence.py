@@ -36,7 +36,7 @@ PART_AT = 20.0
 HELD = 256 << 20
 """Bytes of tensors of one model that are looked at in one run."""
 UNKNOWN = 32
-"""How many tensors of unknown size are looked at in one run."""
+"""How many tensors are looked at in one run where no size is known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,14 +157,17 @@ def _typed(model: ir.Model) -> ir.Model:
 
 
 def _groups(model: ir.Model, pairs: Sequence[Pair], samples: Samples) -> Iterator[list[Pair]]:
-    """Pairs that fit into memory together."""
+    """Pairs that fit into memory together; what no inference tells counts as the largest."""
     fed = samples.take(np.zeros(fixed_batch(model) or BATCH_SIZE, np.int64))
     shapes = sizes.inferred_shapes(model, {name: array.shape for name, array in fed.items()})
+    known = {
+        pair.name: 4 * math.prod(shapes[pair.name]) for pair in pairs if pair.name in shapes
+    }
+    largest = max(known.values(), default=HELD // UNKNOWN)
     group: list[Pair] = []
     held = 0
     for pair in pairs:
-        shape = shapes.get(pair.name)
-        size = HELD // UNKNOWN if shape is None else 4 * math.prod(shape)
+        size = known.get(pair.name, largest)
         if group and held + size > HELD:
             yield group
             group, held = [], 0

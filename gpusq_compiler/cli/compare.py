@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Default: the runtime chooses")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON")
 def compare_command(first: Path, second: Path, **given: Any) -> None:
-    """How far the outputs of SECOND are from those of FIRST, and where they part."""
+    """How far SECOND is from FIRST, and where they part."""
     from gpusq_compiler.analysis import comparison, picture
 
     set_up_logs(verbose=False)

@@ -14,7 +14,10 @@ from gpusq_compiler.cli.terminal import print_json, print_table, set_up_logs
 @click.option("--tensorrt", default="11", metavar="V", help="8.6, 10 or 11  [default: 11]")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON")
 def inspect_command(model: Path, tensorrt: str, as_json: bool) -> None:
-    """What MODEL is, whoever wrote it: sparsity, quantizers, claims, what blocks speed."""
+    """What MODEL is, whoever wrote it, and what blocks its speed.
+
+    Contents, layers with sparsity and quantizers, claims of gpusq, rules of TensorRT.
+    """
     from gpusq_compiler.analysis.inspection import FIGURES, HEADINGS, inspect
     from gpusq_compiler.ir import io, soundness
     from gpusq_compiler.trt.rules import Version

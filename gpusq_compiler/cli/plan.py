@@ -20,9 +20,9 @@ SHARED = [one for one in compile_command.params if one.name not in OF_A_RUN]
 @click.command("plan", epilog=EPILOG, context_settings=HELP, params=SHARED)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON")
 def plan_command(**given: Any) -> None:
-    """What compile would do to MODEL, layer by layer; takes what compile takes.
+    """What compile would do to MODEL, layer by layer.
 
-    Without passes or a recipe it plans prune,qat.
+    It takes what compile takes; without passes or a recipe it plans prune,qat.
     """
     from gpusq_compiler import compile as compiler
     from gpusq_compiler.runtime import flavour

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug
-from gpusq_compiler.ir import io
+from gpusq_compiler.ir import io, soundness
 from tests import tiny
+from tests.analysis.odd_models import INVALID, MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -320,6 +322,21 @@ def test_loading_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()
     } == before
     assert io.file_hash(path) == io.file_hash(path)
+
+
+@pytest.mark.parametrize("name", sorted(INVALID | {"sparse tensor"}))
+def test_only_those_who_ask_for_it_get_what_cannot_be_worked_on(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.onnx"
+    onnx.save(MODELS[name](), path)
+    loaded = io.load(path, strict=False)
+    complaint = soundness.complaint(loaded, path)
+    assert complaint is not None
+    with pytest.raises(ModelError, match=re.escape(complaint)):
+        io.load(path)
+    if name == "sparse tensor":
+        assert complaint == "tensor 'w' is stored sparse, which nothing here reads"
 
 
 def test_the_checker_sees_the_structure_without_large_weights() -> None:

@@ -14,6 +14,7 @@ from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.sparsity.nm import (
     NM,
     describe,
+    has_pattern,
     kept_magnitude,
     mask_from_zeros,
     mask_of,
@@ -154,6 +155,29 @@ def test_kept_magnitude_is_a_fraction() -> None:
     weight = np.array([3, -1, 0, 4], dtype=np.float16)
     assert kept_magnitude(weight, mask_of(np.abs(weight), axis=0)) == 7 / 8
     assert kept_magnitude(np.zeros(4), np.zeros(4, dtype=bool)) == 1
+
+
+def test_kept_magnitude_is_that_of_the_loop() -> None:
+    weight = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float16)
+    mask = mask_of(np.abs(weight), axis=1)
+    kept = sum(abs(float(w)) for w, kept in zip(weight.flat, mask.flat, strict=True) if kept)
+    total = sum(abs(float(w)) for w in weight.flat)
+    # 96 float16 values are exact in float64, and in float32 to seven digits.
+    assert kept_magnitude(weight, mask) == pytest.approx(kept / total, rel=1e-6)
+
+
+def test_has_pattern_means_sparse_and_not_empty() -> None:
+    weight = np.zeros((8, 8), np.float32)
+    assert not has_pattern(weight, axis=0), "it obeys, for it is empty"
+    weight[0] = 1
+    assert has_pattern(weight, axis=0)
+    assert not has_pattern(weight, axis=1), "four of four in the first row"
+    weight[:3] = 1
+    assert not has_pattern(weight, axis=0)
+    assert not has_pattern(np.ones((6, 4), np.float32), axis=0), "6 is no multiple of 4"
+    assert has_pattern(np.eye(8, dtype=np.int8), axis=-1)
+    assert has_pattern(np.eye(8), NM(1, 8), axis=0)
+    assert not has_pattern(np.eye(8) + np.eye(8, k=1), NM(1, 8), axis=0)
 
 
 def test_an_empty_weight_has_an_empty_mask() -> None:

@@ -10,6 +10,7 @@ from gpusq_compiler.train.budget import (
     default_batch_size,
     default_learning_rate,
     default_steps,
+    seconds_per_step,
     steps_within,
 )
 
@@ -25,6 +26,13 @@ def test_a_larger_model_gets_more_time_but_fewer_steps() -> None:
     small = default_steps(10**5, 2 * 10**6, 8192, 64)
     large = default_steps(2 * 10**7, 7 * 10**8, 8192, 64)
     assert FEWEST_STEPS <= large < small
+
+
+def test_default_steps_take_the_time_that_is_said() -> None:
+    cost, batch = 2 * 10**6, 64
+    steps = default_steps(10**5, cost, 8192, batch)
+    # 34 s at 10^5 parameters, rounded down to whole steps.
+    assert 34 - seconds_per_step(cost, batch) < steps * seconds_per_step(cost, batch) <= 34
 
 
 def test_few_samples_bound_the_steps() -> None:
