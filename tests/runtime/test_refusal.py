@@ -25,7 +25,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> list[ir.Model]:
 
     def watched(model: ir.Model, outputs: object = ()) -> onnx.ModelProto:
         seen.append(model)
-        return runnable(model, outputs)  # type: ignore[arg-type]
+        return runnable(model, outputs)
 
     monkeypatch.setattr(session, "runnable", watched)
     return seen
