@@ -101,12 +101,18 @@ def _said(one: TensorDifference) -> str:
 
 
 def _row(one: TensorDifference) -> tuple[str, ...]:
-    renamed = "" if one.other == one.name else f" = {one.other}"
     return (
-        one.name + renamed,
+        _both_names(one),
         one.operator,
         f"{one.cosine:.6f}",
         f"{one.sqnr:.1f} dB",
         f"{one.max_error:.3g}",
         f"{one.added:.2%}" if one.added > 0 else "",
     )
+
+
+def _both_names(one: TensorDifference) -> str:
+    if one.other == one.name:
+        return one.name
+    longer = one.other.startswith(one.name)
+    return f"{one.name} (quantized)" if longer else f"{one.name} = {one.other}"
