@@ -59,6 +59,7 @@ class Contents:
         constants: By type, those in Constant nodes and functions included.
         metadata: Notes on the model.
         recipe: Passes that the notes say were run on it.
+        packed: Weights that the file holds without their zeros; here they are unpacked.
     """
 
     bytes: int
@@ -74,6 +75,7 @@ class Contents:
     constants: tuple[Constants, ...]
     metadata: Mapping[str, str]
     recipe: tuple[str, ...]
+    packed: tuple[str, ...]
 
 
 def contents_of(model: ir.Model, *, complaint: str | None = None) -> Contents:
@@ -102,6 +104,7 @@ def contents_of(model: ir.Model, *, complaint: str | None = None) -> Contents:
         constants=_constants(model),
         metadata=dict(model.metadata_props),
         recipe=_recipe(model.metadata_props.get(claims.PREFIX + "recipe", "")),
+        packed=io.packed_weights(model),
     )
 
 

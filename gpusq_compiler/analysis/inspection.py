@@ -137,6 +137,8 @@ class Inspection:
         metadata = self.contents.metadata
         if self.contents.recipe:
             yield f"compiled by gpusq: {', '.join(self.contents.recipe)}"
+        if self.contents.packed:
+            yield f"{plural(len(self.contents.packed), 'weight')} packed, shown unpacked"
         accuracy = metadata.get(claims.PREFIX + "accuracy")
         if accuracy is not None:
             yield f"accuracy {accuracy}"

@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.analysis import storage
+from gpusq_compiler.analysis.contents import constants
 from gpusq_compiler.ir import query
 from gpusq_compiler.ir.gemms import gemm_of
 from gpusq_compiler.passes.prune import Prune, ineligible
@@ -19,7 +20,7 @@ from gpusq_compiler.trt.layers import as_read
 from gpusq_compiler.trt.prediction import drawback
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -93,10 +94,12 @@ class Survey:
     Attributes:
         layers: In graph order, then those that no pass knows.
         bytes_after: Of all weights together after the passes, as predicted.
+        others_after: Of all other constants, likewise.
     """
 
     layers: tuple[Layer, ...]
     bytes_after: int
+    others_after: int
 
 
 def survey(
@@ -120,14 +123,18 @@ def survey(
     selection = Selection(prune.include, prune.exclude, uses, owner=prune.name)
     verdicts = [ineligible(use, pattern, selection) for use in uses]
     chosen = [use for use, no in zip(uses, verdicts, strict=True) if no is None]
-    forms = storage.forms_of(canonical, uses, passes, chosen)
+    outlook = storage.Outlook(canonical, uses, passes, chosen)
+    forms = outlook.forms()
     known = tuple(
         _layer(use, gemm_of(use, shapes, batch), finding, pattern, form.bytes)
         for use, finding, form in zip(uses, verdicts, forms, strict=True)
     )
-    unknown = _unknown(canonical)
-    after = storage.total(uses, forms) + sum(layer.bytes_after for layer in unknown)
-    return Survey(layers=(*known, *unknown), bytes_after=after)
+    unknown = _unknown(canonical, outlook)
+    return Survey(
+        layers=(*known, *unknown),
+        bytes_after=outlook.total(forms) + sum(layer.bytes_after for layer in unknown),
+        others_after=sum(map(outlook.narrowed, _others(canonical, uses))),
+    )
 
 
 def _layer(
@@ -161,13 +168,20 @@ def _kept(use: query.WeightUse, pattern: NM) -> float | None:
     return kept_magnitude(weight, mask_of(abs(weight), pattern, axis=use.reduction))
 
 
-def _unknown(model: ir.Model) -> list[Layer]:
+def _others(model: ir.Model, uses: Sequence[query.WeightUse]) -> Iterator[ir.TensorProtocol]:
+    """The constants that are no layer's weights."""
+    weights: set[object] = {use.value.const_value for use in uses}
+    for node, _ in query.other_weights(model):
+        weights.update(query.float_tensors(node))
+    yield from (tensor for tensor in constants(model) if tensor not in weights)
+
+
+def _unknown(model: ir.Model, outlook: storage.Outlook) -> list[Layer]:
     """Layers whose weights pass through as they are."""
     nodes = (node for node, _ in query.other_weights(model))
     found = []
     for node, finding in zip(nodes, untouched(model), strict=True):
         tensors = query.float_tensors(node)
-        size = sum(int(tensor.nbytes) for tensor in tensors)
         found.append(
             Layer(
                 name=node.name or "",
@@ -183,8 +197,8 @@ def _unknown(model: ir.Model) -> list[Layer]:
                 reason=finding.reason,
                 kept=None,
                 drawback="",
-                bytes=size,
-                bytes_after=size,
+                bytes=sum(int(tensor.nbytes) for tensor in tensors),
+                bytes_after=sum(map(outlook.narrowed, tensors)),
             )
         )
     return found

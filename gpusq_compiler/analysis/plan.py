@@ -173,7 +173,7 @@ def _totals(model: ir.Model, canonical: ir.Model, found: Survey) -> Totals:
     eligible = [layer for layer in found.layers if layer.eligible]
     unique, chosen = _unique(found.layers), _unique(eligible)
     dense = sum(layer.bytes for layer in unique)
-    file, rest = io.source_size(model), _constant_bytes(canonical) - _constant_bytes(model)
+    file, stored = io.source_size(model), sum(int(one.nbytes) for one in constants(model))
     known = [(layer.kept, layer.parameters) for layer in chosen if layer.kept is not None]
     weights = sum(values for _, values in known)
     return Totals(
@@ -190,17 +190,13 @@ def _totals(model: ir.Model, canonical: ir.Model, found: Survey) -> Totals:
         weight_bytes=dense,
         weight_bytes_after=found.bytes_after,
         file_bytes=file,
-        file_bytes_after=file + rest + found.bytes_after - dense,
+        file_bytes_after=file - stored + found.bytes_after + found.others_after,
     )
 
 
 def _unique(layers: Sequence[Layer]) -> list[Layer]:
     """One layer for every weight."""
     return list({layer.weight: layer for layer in layers}.values())
-
-
-def _constant_bytes(model: ir.Model) -> int:
-    return sum(int(tensor.nbytes) for tensor in constants(model))
 
 
 def _row(layer: Layer) -> tuple[str, ...]:

@@ -82,6 +82,10 @@ class Pack(Pass):
             tables={"tensors": rows},
         )
 
+    def is_worth(self, saved: int) -> bool:
+        """Whether a tensor is packed that so many bytes smaller then."""
+        return saved >= max(1, self.least)
+
     def _packed(self, value: ir.Value) -> packed.Packed | Finding:
         """The stored form of a tensor, or why it is left as it is."""
         claim = claims.sparsity_of(value)
@@ -103,7 +107,7 @@ class Pack(Pass):
             reason = f"the positions of {pattern} take more than 4 bits each"
             return _left(value, "wide-pattern", reason)
         saved = int(codes.nbytes) - form.nbytes
-        if saved < self.least or saved <= 0:
+        if not self.is_worth(saved):
             asked = f", less than {self.least}" if self.least else ""
             reason = f"packing saves {saved} of {codes.nbytes} bytes{asked}"
             return _left(value, "small", reason)

@@ -10,8 +10,17 @@ now. `form` says what the constants are, `writing` and `reading` change graphs.
 """
 
 from gpusq_compiler.ir.packed.chain import AUTHOR
-from gpusq_compiler.ir.packed.form import Packed, pack
+from gpusq_compiler.ir.packed.form import Packed, pack, packed_bytes
 from gpusq_compiler.ir.packed.reading import packed_values, read, unpack
 from gpusq_compiler.ir.packed.writing import store
 
-__all__ = ["AUTHOR", "Packed", "pack", "packed_values", "read", "store", "unpack"]
+__all__ = [
+    "AUTHOR",
+    "Packed",
+    "pack",
+    "packed_bytes",
+    "packed_values",
+    "read",
+    "store",
+    "unpack",
+]

@@ -24,6 +24,8 @@ import numpy as np
 from gpusq_compiler.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpusq_compiler.runtime.samples import Array
 
 PLACES = 2
@@ -123,14 +125,11 @@ def pack(
         m: Units in a group.
         unit: Consecutive values that are kept or left together.
     """
-    bits = next((width for width in WIDTHS if 2**width >= m), None)
+    bits = _bits(m)
     if bits is None or not codes.size:
         return None
-    axis %= codes.ndim
-    rows = math.prod(codes.shape[: axis + 1]) // (m * unit)
-    columns = math.prod(codes.shape[axis + 1 :])
-    above, beside = _slabs(rows, columns, 8 // bits)
-    room = (above, rows // above, m, unit, beside, columns // beside)
+    above, rows, beside, columns = _slabbed(codes.shape, axis, m * unit, 8 // bits)
+    room = (above, rows, m, unit, beside, columns)
     places = _places(mask.reshape(room)[:, :, :, 0], n)
     shifts = (bits * np.arange(above * beside, dtype=np.uint8)).reshape(above, 1, 1, beside, 1)
     positions = np.bitwise_or.reduce(places << shifts, axis=(0, 3), keepdims=True)
@@ -144,6 +143,40 @@ def pack(
         room=(*room[:3], *(length for length in room[3:] if length > 1)),
         shape=codes.shape,
     )
+
+
+def packed_bytes(
+    shape: Sequence[int], *, axis: int, n: int, m: int, unit: int = 1
+) -> int | None:
+    """What `pack` would make of a weight of int8 codes; None where it would not.
+
+    Args:
+        shape: Of the weight.
+        axis: The sparse axis.
+        n: Units of a group that are kept.
+        m: Units in a group.
+        unit: Consecutive values that are kept or left together.
+    """
+    bits = _bits(m)
+    if bits is None or not math.prod(shape):
+        return None
+    _, rows, _, columns = _slabbed(shape, axis, m * unit, 8 // bits)
+    return math.prod(shape) * n // m + rows * n * columns
+
+
+def _bits(units: int) -> int | None:
+    """Bits of a position among so many; None where none of the widths holds it."""
+    return next((width for width in WIDTHS if 2**width >= units), None)
+
+
+def _slabbed(
+    shape: Sequence[int], axis: int, span: int, most: int
+) -> tuple[int, int, int, int]:
+    """Slabs of rows, rows of groups of this span, slabs of columns, columns."""
+    axis %= len(shape)
+    rows, columns = math.prod(shape[: axis + 1]) // span, math.prod(shape[axis + 1 :])
+    above, beside = _slabs(rows, columns, most)
+    return above, rows // above, beside, columns // beside
 
 
 def _slabs(rows: int, columns: int, most: int) -> tuple[int, int]:
