@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from gpusq_compiler.analysis.layers import Layer
+    from gpusq_compiler.analysis.survey import Layer
     from gpusq_compiler.passes.base import Context, Pass
 
     ContextFor = Callable[..., Context]
