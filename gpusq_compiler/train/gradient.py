@@ -12,11 +12,17 @@ from onnx import helper
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import session_options
-from gpusq_compiler.train import quirks
+from gpusq_compiler.train import fakequant, quirks
+from gpusq_compiler.train.kernels import with_kernels
 from gpusq_compiler.train.reach import has_body
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from gpusq_compiler.train.fakequant import Fake
 
 UNREGISTERED = re.compile(r"builder has not been registered: (\w+) for node (\S*)")
 NO_KERNEL = re.compile(
@@ -43,13 +49,20 @@ class MissingGradient(TrainingError):
         self.node = node
 
 
-def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: str) -> bytes:
+def gradient_graph(
+    model: onnx.ModelProto,
+    parameters: Collection[str],
+    loss: str,
+    *,
+    masks: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+) -> bytes:
     """The model extended by its backward pass, with one more output ``<parameter>_grad`` each.
 
     Args:
         model: Parameters are inputs; ``loss`` is a scalar output. It is adapted in place.
         parameters: Float inputs to differentiate for; each must reach the loss.
         loss: Name of the scalar.
+        masks: Fake-quantized parameters whose gradient is 0 where False.
 
     Raises:
         MissingGradient: An operator on the way cannot be differentiated.
@@ -68,11 +81,30 @@ def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: st
         optimized = state.get_optimized_model(model.SerializeToString(), names, options)
         if any(map(has_body, model.graph.node)):
             optimized, hidden = quirks.without_bodies(optimized, names)
+        optimized, fakes = _collapsed(optimized)
         builder = state.GradientGraphBuilder(optimized, {loss}, names, loss, options)
         builder.build()
-        return quirks.with_bodies(bytes(builder.get_model()), hidden)
+        gradient = quirks.with_bodies(bytes(builder.get_model()), hidden)
+        return _with_kernels(gradient, fakes, masks or {})
     except fails as error:
         raise explained(error, hidden) from error
+
+
+def _collapsed(optimized: bytes) -> tuple[bytes, dict[str, Fake]]:
+    model = onnx.load_from_string(optimized)
+    fakes = fakequant.find(model)
+    fakequant.collapsed(model, fakes)
+    return model.SerializeToString(), fakes
+
+
+def _with_kernels(
+    gradient: bytes,
+    fakes: Mapping[str, Fake],
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+) -> bytes:
+    model = onnx.load_from_string(gradient)
+    with_kernels(model, fakes, masks)
+    return bytes(model.SerializeToString())
 
 
 def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.ModelProto:

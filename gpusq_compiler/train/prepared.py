@@ -10,8 +10,10 @@ import numpy as np
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
+from gpusq_compiler.train import fakequant
 from gpusq_compiler.train.attempts import Attempts, session_of
 from gpusq_compiler.train.gradient import with_inputs
+from gpusq_compiler.train.kernels import with_kernels
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
 from gpusq_compiler.train.optimizer import Parameter
 from gpusq_compiler.train.reach import Reach
@@ -88,7 +90,10 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
     attempts = Attempts(job, loss, Reach(loss.model.graph, copy.kinds), values, batches)
     backward = attempts.backward(probe=probe)
     trained = {name: p for name, p in parameters.items() if name not in attempts.frozen}
-    forward = with_inputs(loss.model, trained).SerializeToString()
+    forward = with_inputs(loss.model, trained)
+    fakes = fakequant.find(forward)
+    fakequant.collapsed(forward, fakes)
+    with_kernels(forward, fakes, {})
     return Prepared(
         loss=loss,
         batches=batches,
@@ -96,7 +101,7 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
         left_out={**loss.left_out, **attempts.frozen},
         sound=attempts.sound,
         backward=backward,
-        forward=session_of(forward, job),
+        forward=session_of(forward.SerializeToString(), job),
     )
 
 
