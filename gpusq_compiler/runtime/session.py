@@ -238,7 +238,6 @@ def session_options(*, threads: int | None = None, optimize: bool = True) -> Any
     options.use_deterministic_compute = True
     # Several sessions take turns here; threads that spin while they wait starve the next one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:

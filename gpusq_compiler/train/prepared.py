@@ -11,12 +11,13 @@ from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
 from gpusq_compiler.train import fakequant
-from gpusq_compiler.train.attempts import Attempts, session_of
+from gpusq_compiler.train.attempts import Attempts
 from gpusq_compiler.train.gradient import with_inputs
 from gpusq_compiler.train.kernels import with_kernels
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
 from gpusq_compiler.train.optimizer import Parameter
 from gpusq_compiler.train.reach import Reach
+from gpusq_compiler.train.sessions import on_cpu, session_of
 from gpusq_compiler.train.targets import Batches, dry_runs
 from gpusq_compiler.train.trainable import training_copy
 
@@ -91,9 +92,10 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
     backward = attempts.backward(probe=probe)
     trained = {name: p for name, p in parameters.items() if name not in attempts.frozen}
     forward = with_inputs(loss.model, trained)
-    fakes = fakequant.find(forward)
-    fakequant.collapsed(forward, fakes)
-    with_kernels(forward, fakes, {})
+    if on_cpu(job.device):
+        fakes = fakequant.find(forward)
+        fakequant.collapse(forward.graph, fakes)
+        with_kernels(forward, fakes)
     return Prepared(
         loss=loss,
         batches=batches,
@@ -132,7 +134,6 @@ def starting_points(job: TrainJob) -> dict[str, Parameter]:
                 weight_decay=group.weight_decay,
                 relative=group.relative,
                 start=group.start,
-                mask=mask,
             )
     return found
 

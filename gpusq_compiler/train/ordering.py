@@ -1,0 +1,53 @@
+"""In which order nodes run: what a result needs right before it, results one after the other.
+
+The runtime's own order computes what a gradient graph keeps for late users early, and all
+gradients of activations before those of weights. Told to prefer the first node that is ready,
+it runs a graph as it stands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpusq_compiler.train.reach import inputs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx
+
+
+def in_order(graph: onnx.GraphProto, last: str) -> None:
+    """Sort the nodes; the outputs come in the order in which they stood.
+
+    Args:
+        graph: Edited in place; nodes on which no output depends go.
+        last: Ending of the names of outputs that come after all others.
+    """
+    nodes = list(graph.node)
+    place = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    results = [value.name for value in graph.output if value.name in place]
+    results.sort(key=lambda name: (name.endswith(last), place[name]))
+    order: dict[int, None] = {}
+    for name in results:
+        _visit(place[name], nodes, place, order)
+    kept = [nodes[index] for index in order]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _visit(
+    node: int, nodes: list[onnx.NodeProto], place: Mapping[str, int], order: dict[int, None]
+) -> None:
+    """Append a node behind all that it needs, earlier ones first."""
+    waiting = [(node, False)]
+    while waiting:
+        index, ready = waiting.pop()
+        if index in order:
+            continue
+        if ready:
+            order[index] = None
+            continue
+        waiting.append((index, True))
+        needed = {place[name] for name in inputs_of(nodes[index]) if name in place}
+        waiting.extend((before, False) for before in sorted(needed, reverse=True))
