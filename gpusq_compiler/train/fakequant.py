@@ -22,6 +22,7 @@ from onnx import helper
 
 from gpusq_compiler.train.protograph import array_of, tensor_types
 from gpusq_compiler.train.quantizers import INTEGERS_FROM
+from gpusq_compiler.train.reach import inputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def find(model: onnx.ModelProto) -> dict[str, Fake]:
     producers = {name: node for node in graph.node for name in node.output if name}
     uses: dict[str, int] = {value.name: 1 for value in graph.output}
     for node in graph.node:
-        for name in node.input:
+        for name in inputs_of(node):
             uses[name] = uses.get(name, 0) + 1
     constants = {t.name: t for t in graph.initializer}
     shapes = tensor_types(model)[1]
@@ -116,7 +117,28 @@ def _fake(
     shapes: Mapping[str, Shape],
 ) -> Fake | None:
     """What the chain computes, None where it is another function or sizes are unknown."""
-    div, add, sub, clip, mul = chain
+    x, scale = chain[0].input
+    bounds, shape = _bounds(chain, constants), _known(shapes.get(scale))
+    if bounds is None or shape is None or sum(size != 1 for size in shape) > 1:
+        return None
+    if len(shape) > 1 and len(shape) != len(shapes.get(x, ())):
+        return None
+    return Fake(
+        x=x,
+        size=shapes.get(x),
+        scale=scale,
+        shape=shape,
+        y=chain[-1].output[0],
+        low=bounds[0],
+        high=bounds[1],
+    )
+
+
+def _bounds(
+    chain: Sequence[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+) -> tuple[int, int] | None:
+    """The range of codes, if the chain rounds and a byte holds them."""
+    _, add, sub, clip, _ = chain
     numbers = [add.input[1], sub.input[1], *clip.input[1:]]
     if len(numbers) != 4 or any(name not in constants for name in numbers):
         return None
@@ -124,24 +146,9 @@ def _fake(
     if any(value.size != 1 for value in values):
         return None
     up, down, low, high = (float(value.reshape(())) for value in values)
-    shape = _known(shapes.get(div.input[1]))
-    if (up, down) != (INTEGERS_FROM,) * 2 or shape is None:
+    if (up, down) != (INTEGERS_FROM,) * 2 or not (low.is_integer() and high.is_integer()):
         return None
-    if not (low.is_integer() and high.is_integer() and low <= 0 <= high):
-        return None
-    if high - low >= MOST_CODES or low <= -MOST_CODES or sum(n != 1 for n in shape) > 1:
-        return None
-    if len(shape) > 1 and len(shape) != len(shapes.get(div.input[0], ())):
-        return None
-    return Fake(
-        x=div.input[0],
-        size=shapes.get(div.input[0]),
-        scale=div.input[1],
-        shape=shape,
-        y=mul.output[0],
-        low=int(low),
-        high=int(high),
-    )
+    return (int(low), int(high)) if low <= 0 <= high < low + MOST_CODES else None
 
 
 def _known(shape: Shape | None) -> tuple[int, ...] | None:

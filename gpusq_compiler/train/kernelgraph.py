@@ -98,10 +98,14 @@ class KernelGraph(ProtoGraph):
         factor = self.node("DequantizeLinear", byte, self.constant(1.0), self.byte(0))
         self.into(result, "Mul", x, factor)
 
-    def into(self, result: str, op_type: str, *inputs: str, **attributes: object) -> None:
+    def into(
+        self, result: str, op_type: str, *inputs: str, domain: str = "", **attributes: object
+    ) -> None:
         """Add a node whose output has this name."""
         name = self.fresh(op_type)
-        self.add(helper.make_node(op_type, inputs, [result], name=name, **attributes))
+        node = helper.make_node(op_type, inputs, [result], name=name, domain=domain)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+        self.add(node)
 
 
 def distinct(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -15,7 +15,7 @@ The first two use one thread besides, and the first branches on every element.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpusq_compiler.train import integers
 from gpusq_compiler.train.fakequant import BACKWARD, FORWARD, OPERATOR
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import onnx
 
     from gpusq_compiler.train.fakequant import Fake
+
 
 def with_kernels(
     model: onnx.ModelProto,
@@ -56,9 +57,7 @@ def with_kernels(
 class _Writer:
     """Writes node by node."""
 
-    def __init__(
-        self, graph: KernelGraph, masks: Mapping[str, npt.NDArray[np.bool_]]
-    ) -> None:
+    def __init__(self, graph: KernelGraph, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
         self._graph = graph
         self._masks = masks
         self._shares: dict[str, str] = {}
@@ -87,7 +86,7 @@ class _Writer:
         """``y = s (codes - zero)``."""
         graph, codes = self._graph, self._graph.codes(fake)
         if fake.direct:
-            along = {} if fake.axis is None else {"axis": fake.axis}
+            along: dict[str, Any] = {} if fake.axis is None else {"axis": fake.axis}
             scale, zero = graph.scale(fake), graph.zeros(fake)
             graph.into(fake.y, "DequantizeLinear", codes, scale, zero, **along)
         else:

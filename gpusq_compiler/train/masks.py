@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.train.protograph import ProtoGraph
 
 
-def mask_gradients(
-    graph: ProtoGraph, masks: Mapping[str, npt.NDArray[np.bool_]]
-) -> None:
+def mask_gradients(graph: ProtoGraph, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
     """Multiply each parameter's output ``<parameter>_grad`` by its mask."""
     outputs = {value.name for value in graph.graph.output}
     renamed = {
