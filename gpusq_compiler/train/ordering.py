@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import onnx
 
 
-def in_order(graph: onnx.GraphProto, last: str) -> None:
+def in_order(graph: onnx.GraphProto, last: str | None = None) -> None:
     """Sort the nodes; outputs with the shortest way to them come first.
 
     Args:
         graph: Edited in place; nodes on which no output depends go.
-        last: Ending of the names of outputs that come after all others.
+        last: Ending of the names of outputs that come after all others, None without any.
     """
     nodes = list(graph.node)
     place = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     results = [value.name for value in graph.output if value.name in place]
     depths = _depths(_order(results, nodes, place), nodes, place)
-    results.sort(key=lambda name: (name.endswith(last), depths[place[name]]))
+    results.sort(key=lambda name: (bool(last and name.endswith(last)), depths[place[name]]))
     kept = [nodes[index] for index in _order(results, nodes, place)]
     del graph.node[:]
     graph.node.extend(kept)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import query
@@ -16,6 +17,7 @@ from gpusq_compiler.train.gradient import with_inputs
 from gpusq_compiler.train.kernels import with_kernels
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
 from gpusq_compiler.train.optimizer import Parameter
+from gpusq_compiler.train.ordering import in_order
 from gpusq_compiler.train.reach import Reach
 from gpusq_compiler.train.sessions import on_cpu, session_of
 from gpusq_compiler.train.targets import Batches, dry_runs
@@ -33,7 +35,7 @@ class Prepared:
     """Everything that follows from the job alone.
 
     Attributes:
-        loss: The loss graph; its parameters are initializers.
+        loss: What is minimised and reported; its graph, which held all weights, is empty.
         batches: What is fed.
         parameters: What is trained, in the order of the groups.
         left_out: What was to be trained or imitated and cannot be, with the reason.
@@ -96,8 +98,9 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
         fakes = fakequant.find(forward)
         fakequant.collapse(forward.graph, fakes)
         with_kernels(forward, fakes)
+        in_order(forward.graph)
     return Prepared(
-        loss=loss,
+        loss=dataclasses.replace(loss, model=onnx.ModelProto()),
         batches=batches,
         parameters=trained,
         left_out={**loss.left_out, **attempts.frozen},
