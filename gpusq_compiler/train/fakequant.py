@@ -74,6 +74,11 @@ class Fake:
         """The unsigned code of 0."""
         return -self.low
 
+    def reading(self, same: Mapping[str, str]) -> Fake:
+        """The same, of other names for what it reads."""
+        x, scale = (same.get(name, name) for name in (self.x, self.scale))
+        return dataclasses.replace(self, x=x, scale=scale)
+
 
 def find(model: onnx.ModelProto) -> dict[str, Fake]:
     """The chains of a graph that can be run as one, by their results."""
@@ -105,7 +110,7 @@ def _chain(
         if op_type == CHAIN[0]:
             return nodes if nodes[0].input[1] == last.input[1] else None
         before = producers.get(nodes[0].input[0])
-        if before is None or uses[before.output[0]] != 1:
+        if before is None or uses[nodes[0].input[0]] != 1:
             return None
         nodes.insert(0, before)
     return None

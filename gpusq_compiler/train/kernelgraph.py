@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper
 
+from gpusq_compiler.train.blocks import read_instead
 from gpusq_compiler.train.protograph import ProtoGraph, opset_of
 from gpusq_compiler.train.reach import has_body
 
@@ -30,10 +31,10 @@ class KernelGraph(ProtoGraph):
 
     def __init__(self, model: onnx.ModelProto, fakes: Mapping[str, Fake]) -> None:
         super().__init__(model.graph, opset_of(model))
-        self.source = distinct(model.graph)
-        self.fakes = fakes
+        self.source, same = distinct(model.graph)
+        self.fakes = {name: fake.reading(same) for name, fake in fakes.items()}
         self._weights = {t.name for t in model.graph.initializer}
-        self._weights.update(f.x for f in fakes.values() if f.axis is not None)
+        self._weights.update(f.x for f in self.fakes.values() if f.axis is not None)
         self._codes: dict[str, str] = {}
         self._scales: dict[str, str] = {}
         self._zeros: dict[tuple[int, int | None], str] = {}
@@ -108,14 +109,18 @@ class KernelGraph(ProtoGraph):
         self.add(node)
 
 
-def distinct(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes without those that only rename or repeat another, which is read instead."""
+def distinct(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], dict[str, str]]:
+    """The nodes without those that only rename or repeat another, which is read instead.
+
+    Returns:
+        The nodes, and what is read in place of the results that are gone.
+    """
     lasting = {value.name for value in graph.output}
     same: dict[str, str] = {}
     known: dict[bytes, onnx.NodeProto] = {}
     kept = []
     for node in graph.node:
-        node.input[:] = [same.get(name, name) for name in node.input]
+        read_instead([node], same)
         if lasting.isdisjoint(node.output):
             if node.op_type == "Identity":
                 same[node.output[0]] = node.input[0]
@@ -125,7 +130,7 @@ def distinct(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
                 same.update(zip(node.output, twin.output, strict=True))
                 continue
         kept.append(node)
-    return kept
+    return kept, same
 
 
 def _key(node: onnx.NodeProto) -> bytes:
