@@ -275,16 +275,21 @@ def _key(plan: Plan, request: Request) -> str:
 def _fingerprint(source: object) -> str:
     """Identity of an input: path, size and time of files, content of arrays in memory."""
     if isinstance(source, Mapping):
-        digest = hashlib.sha256()
-        for name, values in source.items():
-            array = np.ascontiguousarray(values)
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        return arrays_hash(source)
     if not isinstance(source, str | Path):
         return repr(source) if isinstance(source, float | None) else type(source).__name__
     found = [(file.name, file.stat()) for file in _files(source) if file.exists()]
     return f"{source}:{[(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]}"
+
+
+def arrays_hash(arrays: Mapping[str, object]) -> str:
+    """SHA-256 of arrays in memory, names, types and shapes included."""
+    digest = hashlib.sha256()
+    for name, values in arrays.items():
+        array = np.ascontiguousarray(values)
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _files(source: object) -> list[Path]:

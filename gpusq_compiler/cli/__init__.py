@@ -18,6 +18,7 @@ from gpusq_compiler.cli.extract import extract_command
 from gpusq_compiler.cli.lint import lint_command
 from gpusq_compiler.cli.pack import pack_command
 from gpusq_compiler.cli.passes import passes_command
+from gpusq_compiler.cli.report import report_command
 from gpusq_compiler.cli.terminal import EPILOG, HELP, wants_json
 from gpusq_compiler.cli.unpack import unpack_command
 from gpusq_compiler.errors import GpusqError, OptionError, first_line
@@ -48,6 +49,7 @@ for verb in (
     unpack_command,
     bench_command,
     build_command,
+    report_command,
     doctor_command,
 ):
     gpusq.add_command(verb)

@@ -161,18 +161,18 @@ def _ineligible(use: query.WeightUse, model: ir.Model, selection: Selection) -> 
 
 
 def _row(site: Site, scale: Array, states: Mapping[str, RangeState]) -> dict[str, Cell]:
-    clip = float(np.max(scale)) * site.scheme.high
+    step, high = float(np.max(scale)), site.scheme.high
     state = None if site.weight else states.get(site.value.name or "")
     return {
         "tensor": site.value.name or "",
         "kind": "weight" if site.weight else "activation",
         "rule": site.rule,
         "scheme": str(site.scheme),
-        "scale": float(np.max(scale)),
+        "scale": step,
         "scale_min": float(np.min(scale)),
         "scale_median": float(np.median(scale)),
-        "clip": clip,
-        "clipped": state.beyond(clip) if isinstance(state, Counted) else None,
+        "clip": high * step,
+        "clipped": state.beyond((high + 0.5) * step) if isinstance(state, Counted) else None,
         "relative_error": _relative_error(site, scale) if site.weight else None,
     }
 
