@@ -6,14 +6,13 @@ policy in the page's head says so to the browser.
 
 from __future__ import annotations
 
-import html
 import string
 from importlib import resources
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.errors import ReportError
-from gpusq_compiler.page import costs, findings, headline, layers, manifest, passes
+from gpusq_compiler.page import costs, engine, findings, headline, layers, manifest, passes
 from gpusq_compiler.page import ranges as quantizers
 from gpusq_compiler.page import training as trainings
 from gpusq_compiler.page.elements import html_of, tag
@@ -37,6 +36,7 @@ SECTIONS: Sequence[Section] = (
     costs.costs,
     findings.left_alone,
     findings.tensorrt,
+    engine.engine,
     manifest.manifest,
 )
 
@@ -54,12 +54,11 @@ def draw(report: object) -> str:
     _require_known(whole)
     drawn = [made for section in SECTIONS if (made := section(whole)) is not None]
     title = f"{_name(whole, 'source')}, compressed"
-    template = string.Template(_file("page.html"))
-    return template.substitute(
-        title=html.escape(title),
+    body = [_header(whole, title), _contents(drawn), *drawn, _footer(whole)]
+    return string.Template(_file("page.html")).substitute(
+        title=html_of(tag("title", title)),
         style=_file("page.css"),
-        body="\n".join(map(html_of, [_header(whole, title), _contents(drawn), *drawn])),
-        version=html.escape(whole.part("versions").text("gpusq-compiler", "?")),
+        body="\n".join(map(html_of, body)),
     )
 
 
@@ -91,6 +90,12 @@ def _header(report: Part, title: str) -> Element:
             class_="path",
         ),
     )
+
+
+def _footer(report: Part) -> Element:
+    version = report.part("versions").text("gpusq-compiler", "?")
+    said = f"Drawn from the JSON beside this page, which gpusq-compiler {version} wrote."
+    return tag("footer", tag("p", said))
 
 
 def _contents(sections: Sequence[Element]) -> Element:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpusq_compiler.page import figures
+from gpusq_compiler.page import engine, figures
 from gpusq_compiler.page.blocks import code, section
 from gpusq_compiler.page.elements import tag
 
@@ -113,7 +113,7 @@ def _claims(report: Part) -> Iterator[Claim]:
         said = f"{refused} places" if refused else "nothing"
         version = lint.text("tensorrt")
         yield (DOUBT if refused else YES), f"TensorRT {version} refuses {said}, by its rules"
-    yield OPEN, SPEED
+    yield OPEN, engine.summary(report) if "engine" in report else SPEED
 
 
 def _facts(report: Part) -> Iterator[Claim]:

@@ -68,36 +68,36 @@ class Part:
 
     def parts(self, key: str) -> list[Part]:
         """A list of objects."""
-        return [Part.of(value, where) for value, where in self._items(key)]
+        return [Part.of(value, self._at(key, i)) for i, value in enumerate(self._items(key))]
 
     def texts(self, key: str) -> list[str]:
         """A list of strings."""
         found = []
-        for value, where in self._items(key):
+        for index, value in enumerate(self._items(key)):
             if not isinstance(value, str):
-                raise _wrong(value, where, "text")
+                raise _wrong(value, self._at(key, index), "text")
             found.append(value)
         return found
 
     def numbers(self, key: str) -> list[float | None]:
         """A list of numbers, some of which may be null."""
-        return [_number(value, where) for value, where in self._items(key)]
+        where = self._at(key)
+        return [_number(value, where) for value in self._items(key)]
 
     def members(self) -> Iterator[tuple[str, Part]]:
         """The objects in this one, by key."""
         for key in self.values:
             yield key, self.part(key)
 
-    def _items(self, key: str) -> list[tuple[object, str]]:
+    def _items(self, key: str) -> list[object]:
         value = self.values.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list):
+        if value is not None and not isinstance(value, list):
             raise _wrong(value, self._at(key), "a list")
-        return [(item, f"{self._at(key)}[{index}]") for index, item in enumerate(value)]
+        return value or []
 
-    def _at(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
+    def _at(self, key: str, index: int | None = None) -> str:
+        name = f"{self.where}.{key}" if self.where else key
+        return name if index is None else f"{name}[{index}]"
 
 
 def load(path: Path) -> object:
