@@ -166,5 +166,6 @@ def test_constants_that_the_runtime_does_not_take_are_not_known(
     dense, model = compressed(tiny.mlp(), context_for, Prune(), Quantize(), Freeze())
     model.opset_imports[""] = 99
     for layer in layers(dense, model, None):
-        assert layer.weight_error is layer.pattern is None
+        assert layer.weight_error is None
+        assert layer.pattern is None
         assert layer.scale_max is not None
