@@ -8,12 +8,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.page import figures
-from tests import shell
+from tests import shell, tiny
 from tests.page.html import Page
 
 if TYPE_CHECKING:
@@ -235,3 +236,17 @@ def test_a_page_is_whole_or_not_there(
     assert outcome.code == 6
     assert "No space left" in outcome.err
     assert shell.contents(drawn) == before
+
+
+def test_layers_are_compared_with_the_model_before_its_first_lossy_pass(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Folding a BatchNormalization changes weights and no function: that is no error."""
+    ir.save(tiny.conv_bn_relu(), folder / "bn.onnx")
+    shell.good("bn.onnx", "--passes", "prune", *PAGE, "-q", capture=capfd)
+    found, report = pages(folder)
+    stem, second, _ = report["layers"]["rows"]
+    assert (stem["pattern"], stem["weight_error"], stem["weight_sqnr"]) == (None, 0, None)
+    assert second["pattern"] == "2:4"
+    assert second["weight_error"] > 0.1
+    assert "exact" in found.section("layers")

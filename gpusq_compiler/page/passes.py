@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gpusq_compiler.page import figures
 from gpusq_compiler.page.blocks import figure, section, split, table
 from gpusq_compiler.page.charts import ladder
+from gpusq_compiler.page.details import details
 from gpusq_compiler.page.headline import DENSE, scores
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def passes(report: Part) -> Element:
         split(
             _chart(report, metric) if len(after) > 1 else None, table(caption, HEADINGS, rows)
         ),
+        details(report),
     )
 
 

@@ -145,6 +145,9 @@ WHOLE: dict[str, Any] = {
         one(
             "prune",
             changed=["fc1.weight"],
+            options={"pattern": "2:4", "score": {"use": "sparsegpt"}, "include": []},
+            metrics={"layers": 2, "share_of_weights": 0.98765},
+            tables={"mine": [{"layer": "fc1", "bits": 4, "error": 0.0625, "note": None}]},
             left_alone=[{"rule": "stem", "where": "stem", "reason": "it sees the input"}],
         ),
         one(

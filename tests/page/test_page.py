@@ -50,6 +50,8 @@ def test_the_sections_stand_in_the_order_of_their_weight() -> None:
         ),
         ("figures", ["2:4 holds on the integer codes", "accuracy is that of eval-data"]),
         ("passes", ["95.00 %", "94.80 %", "98.75 %", "1.5 s", "123.4 MB", "unchanged"]),
+        ("passes", ["pattern2:4", '{"use": "sparsegpt"}', "share_of_weights0.988", "layers2"]),
+        ("passes", ["minelayerbitserrornotefc140.0625–"]),  # noqa: RUF001
         ("training", ["6 steps; step 4 is kept", "0.25 (0.75 at the start)", "0.000705"]),
         ("training", ["kept: step 4, 0.25", "soft-logits, weight 10", "block learns alone"]),
         ("training", ["Critical tensors (1)", "0.125"]),
