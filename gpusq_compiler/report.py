@@ -181,11 +181,8 @@ class CompileReport:
             FileError: One cannot be written.
         """
         data = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
-        contents = {
-            file: page.draw(json.loads(data)) if is_page(file) else data
-            for file in report_files(path)
-        }
-        for file, text in contents.items():
+        for file in report_files(path):
+            text = page.draw(json.loads(data)) if is_page(file) else data
             io.write_whole(file, text.encode(), option="--report")
 
     def show(self, console: Console, *, verbose: bool = False) -> None:

@@ -173,7 +173,7 @@ class Request:
 
 
 def report_files(report: Path) -> tuple[Path, ...]:
-    """What is written for ``--report``: a page comes with its data beside it."""
+    """What is written for ``--report``, in order: a page comes with its data beside it."""
     return (report.with_suffix(".json"), report) if is_page(report) else (report,)
 
 
