@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,9 +37,9 @@ def typed() -> tuple[str, ...]:
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether what goes to stderr is read by a program; asked before anything is parsed."""
-    following = [*arguments[1:], ""]
-    pairs = zip(arguments, following, strict=True)
-    return any(a == f"{LOG_FORMAT}=json" or (a, b) == (LOG_FORMAT, "json") for a, b in pairs)
+    return f"{LOG_FORMAT}=json" in arguments or (LOG_FORMAT, "json") in itertools.pairwise(
+        arguments
+    )
 
 
 def set_up_logs(*, verbose: bool, log_format: str = "text") -> None:
