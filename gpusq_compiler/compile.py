@@ -163,9 +163,7 @@ def run(plan: Plan, request: Request) -> CompileReport:
                 facts=sorted(fact.value for fact in facts.present(model)),
                 layers=_layers(watch, model, ctx),
                 lint=Lint.of(model) if request.target == "tensorrt" else None,
-                manifest=manifest(
-                    request, seed=plan.seed, seconds=time.monotonic() - started
-                ),
+                manifest=manifest(request, seed=plan.seed, seconds=time.monotonic() - started),
             )
             report.write(request.report_file)
     return _with_engine(report, request)
