@@ -18,6 +18,7 @@ from gpusq_compiler.manifest import file_summary, manifest, versions
 from gpusq_compiler.passes import facts, options
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.lower import Lower
+from gpusq_compiler.passes.pack import unpack
 from gpusq_compiler.passes.pipeline import each
 from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.passes.twins import Twins, require_plan, written_whole
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.calibration.evaluate import Evaluator
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.passes.pipeline import PassReport
     from gpusq_compiler.recipe import Overrides, Plan
     from gpusq_compiler.runtime.events import Events
 
@@ -149,6 +151,7 @@ def run(plan: Plan, request: Request) -> CompileReport:
         _stamp(model, recipe, request)
         with _beside(twins, watch, ctx, request) as summaries:
             written = io.save(model, request.output)
+            opened = unpack(model)
             report = CompileReport(
                 source=file_summary(request.source, io.source_size(model)),
                 output=file_summary(written.path, written.size),
@@ -160,9 +163,9 @@ def run(plan: Plan, request: Request) -> CompileReport:
                 steps=steps,
                 versions=versions(),
                 twins=summaries,
-                facts=sorted(fact.value for fact in facts.present(model)),
-                layers=_layers(watch, model, ctx),
-                lint=Lint.of(model) if request.target == "tensorrt" else None,
+                facts=_facts(model, opened),
+                layers=_layers(watch, opened, ctx),
+                lint=_lint(model, steps, request),
                 manifest=manifest(request, seed=plan.seed, seconds=time.monotonic() - started),
             )
             report.write(request.report_file)
@@ -173,7 +176,7 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     """Build the engine that was asked for; model and report are complete without it."""
     if request.engine is None:
         return report
-    lowered = next((step.ran for step in report.steps if isinstance(step.ran, Lower)), Lower())
+    lowered = _lowered(report.steps)
     built = deploy.deploy(
         request.output,
         request.engine,
@@ -185,6 +188,11 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     complete = dataclasses.replace(report, engine=built.as_json())
     complete.write(request.report_file)
     return complete
+
+
+def _lowered(steps: Sequence[PassReport]) -> Lower:
+    """The pass that made the model one for TensorRT, or what it would be by default."""
+    return next((step.ran for step in steps if isinstance(step.ran, Lower)), Lower())
 
 
 @contextlib.contextmanager
@@ -285,6 +293,16 @@ def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
     model.metadata_props[claims.PREFIX + "recipe"] = recipe
     if not request.verified:
         model.metadata_props[claims.PREFIX + "accuracy"] = "unverified: synthesised inputs"
+
+
+def _facts(model: ir.Model, opened: ir.Model) -> list[str]:
+    """What holds of the model as it is stored, and as it is once it is loaded."""
+    return sorted(fact.value for fact in facts.present(model) | facts.present(opened))
+
+
+def _lint(model: ir.Model, steps: Sequence[PassReport], request: Request) -> Lint | None:
+    """What the TensorRT that the model was made for makes of it."""
+    return Lint.of(model, _lowered(steps).version) if request.target == "tensorrt" else None
 
 
 def _layers(watch: Watch, model: ir.Model, ctx: Context) -> LayerTable:

@@ -13,7 +13,6 @@ from gpusq_compiler.ir import io
 from gpusq_compiler.passes import options
 from gpusq_compiler.request import is_page, report_files
 from gpusq_compiler.trt.legal import lint
-from gpusq_compiler.trt.rules import NEWEST
 from gpusq_compiler.watch import DENSE
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.manifest import FileSummary, Manifest
     from gpusq_compiler.passes.pipeline import PassReport
     from gpusq_compiler.runtime.samples import Samples
+    from gpusq_compiler.trt.rules import Version
     from gpusq_compiler.watch import Latency
 
 FORMAT = 1
@@ -111,10 +111,10 @@ class Lint:
     findings: Sequence[LintFinding]
 
     @classmethod
-    def of(cls, model: ir.Model) -> Lint:
-        """Hold a model against the rules of the newest version."""
+    def of(cls, model: ir.Model, version: Version) -> Lint:
+        """Hold a model against the rules of a version."""
         return cls(
-            tensorrt=str(NEWEST),
+            tensorrt=str(version),
             findings=[
                 LintFinding(
                     rule=found.rule.name,
@@ -123,7 +123,7 @@ class Lint:
                     what=found.place.what,
                     remedy=found.place.remedy or found.rule.remedy,
                 )
-                for found in lint(model)
+                for found in lint(model, version)
             ],
         )
 

@@ -54,6 +54,7 @@ def test_a_page_and_its_json(folder: Path, capfd: pytest.CaptureFixture[str]) ->
     for row in report["layers"]["rows"]:
         text = found.section("layers")
         assert row["layer"] in text
+        assert 0 < row["output_cosine"] < 1
         assert figures.share(row["kept_magnitude"]) in text
         assert figures.decibel(row["output_sqnr"]) in text
         assert figures.cosine(row["output_cosine"]) in text
@@ -250,3 +251,35 @@ def test_layers_are_compared_with_the_model_before_its_first_lossy_pass(
     assert second["pattern"] == "2:4"
     assert second["weight_error"] > 0.1
     assert "exact" in found.section("layers")
+
+
+def test_a_packed_model_is_seen_through(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    packed = ("--passes", "prune,quantize,pack", "--set", "pack.least=0", *DATA, "-q")
+    shell.good("model.onnx", *packed, *PAGE, capture=capfd)
+    found, report = pages(folder)
+    assert shell.passes_of(report)["pack"]["metrics"]["weights"] == 2
+    assert report["facts"] == ["canonical", "frozen", "packed", "qdq", "sparse"]
+    assert [row["pattern"] for row in report["layers"]["rows"]] == ["2:4", "2:4"]
+    assert all(row["output_cosine"] for row in report["layers"]["rows"])
+    assert "packed_bytes" in found.section("passes")
+    assert "2 weights and 2 activations" in found.section("ranges")
+
+
+def test_a_model_for_tensorrt_and_its_twins(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lowered = (*ONE_SHOT, *DATA, "--target", "tensorrt", "--twins", "twins", "-q")
+    shell.good(*lowered, "--set", "lower.tensorrt=10", *PAGE, capture=capfd)
+    found, report = pages(folder)
+    assert report["lint"]["tensorrt"] == "10"
+    assert "trt-legal" in report["facts"]
+    assert all(row["output_cosine"] for row in report["layers"]["rows"])
+    assert len(report["twins"]) == 3
+    for twin in report["twins"]:
+        assert twin["name"] in found.section("costs")
+        assert figures.score("accuracy", twin["score"]) in found.section("costs")
+    # ONNX Runtime is not timed with a file that is for TensorRT.
+    assert not report["latencies"]
+    assert "gpusq bench times engines" in found.section("figures")

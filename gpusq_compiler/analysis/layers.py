@@ -99,7 +99,7 @@ def layers(
     before = {use.node.name: use for use in query.weight_uses(dense)}
     uses = [use for use in query.weight_uses(model) if use.node.name in before]
     outputs: Mapping[str, OutputDifference] = {}
-    names = _shared(dense, model, uses)
+    names = _shared(dense, model, [before[use.node.name] for use in uses])
     if samples is not None and names:
         few = Subset(samples, np.arange(min(samples.count, MOST_SAMPLES)))
         try:
@@ -120,17 +120,26 @@ def layers(
 
 
 def _shared(dense: ir.Model, model: ir.Model, uses: Sequence[WeightUse]) -> list[str]:
-    """Outputs of layers that the dense model has too, in the same shape."""
-    shapes = {v.name: str(v.shape) for node in dense.graph for v in node.outputs}
-    outputs = [use.node.outputs[0] for use in uses if use.node.graph is model.graph]
-    same = (value.name for value in outputs if shapes.get(value.name) == str(value.shape))
-    return list(dict.fromkeys(filter(None, same)))
+    """Outputs of the dense layers that the model has too, in the same shape or an open one."""
+    known = {value.name: value for node in model.graph for value in node.outputs}
+    outputs = (use.node.outputs[0] for use in uses if use.node.graph is dense.graph)
+    names = [
+        value.name
+        for value in outputs
+        if value.name in known and _may_match(value, known[value.name])
+    ]
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def _may_match(value: ir.Value, other: ir.Value) -> bool:
+    shapes = (value.shape, other.shape)
+    return None in shapes or str(shapes[0]) == str(shapes[1])
 
 
 def _layer(
     before: WeightUse, use: WeightUse, outputs: Mapping[str, OutputDifference]
 ) -> Layer:
-    output = outputs.get(use.node.outputs[0].name or "")
+    output = outputs.get(before.node.outputs[0].name or "")
     return Layer(
         layer=use.node.name or "",
         operator=use.node.op_type,

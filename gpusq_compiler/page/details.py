@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gpusq_compiler.page import figures
 from gpusq_compiler.page.blocks import code, definitions, folded, table
 from gpusq_compiler.page.elements import tag
+from gpusq_compiler.page.ranges import quantizers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.page.elements import Content, Element
     from gpusq_compiler.page.reading import Part
 
-SHOWN = frozenset({"tensors", "features", "looks"})
+SHOWN = frozenset({"features", "looks"})
 """Tables that have a section of their own."""
 
 
@@ -32,10 +33,14 @@ def _pass(step: Part) -> list[Content]:
     tables = [
         _table(name, rows)
         for name in step.part("tables").values
-        if name not in SHOWN and (rows := step.part("tables").parts(name))
+        if name not in _shown(step) and (rows := step.part("tables").parts(name))
     ]
     said = [definitions(facts) if facts else None, *tables]
     return [tag("h3", step.text("pass")), *said] if facts or tables else []
+
+
+def _shown(step: Part) -> frozenset[str]:
+    return SHOWN | {"tensors"} if quantizers(step) else SHOWN
 
 
 def _options(options: Part) -> Iterator[tuple[str, Content]]:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 YES, DOUBT, OPEN = ("yes", "✓"), ("doubt", "!"), ("open", figures.NOTHING)
 DENSE = "dense"
-SPEED = (
-    "Speed on Sparse Tensor Cores: not measured. Latencies here are ONNX Runtime's on this "
-    "machine, whose kernels do not use the pattern"
+SPEED = "Speed on Sparse Tensor Cores: not measured. "
+HERE = (
+    "Latencies here are ONNX Runtime's on this machine, whose kernels do not use the pattern"
 )
+THERE = "gpusq bench times engines on their GPU"
 
 
 def headline(report: Part) -> Element:
@@ -113,7 +114,10 @@ def _claims(report: Part) -> Iterator[Claim]:
         said = f"{refused} places" if refused else "nothing"
         version = lint.text("tensorrt")
         yield (DOUBT if refused else YES), f"TensorRT {version} refuses {said}, by its rules"
-    yield OPEN, engine.summary(report) if "engine" in report else SPEED
+    if "engine" in report:
+        yield OPEN, engine.summary(report)
+    else:
+        yield OPEN, SPEED + (HERE if report.parts("latencies") else THERE)
 
 
 def _facts(report: Part) -> Iterator[Claim]:

@@ -49,7 +49,7 @@ class _Range:
 
 def ranges(report: Part) -> Element | None:
     """Histograms, folded, and the table of all quantizers."""
-    found = [step for step in report.parts("passes") if step.part("tables").parts("tensors")]
+    found = [step for step in report.parts("passes") if quantizers(step)]
     if not found:
         return None
     return section(
@@ -57,8 +57,13 @@ def ranges(report: Part) -> Element | None:
     )
 
 
+def quantizers(step: Part) -> list[Part]:
+    """The rows of a pass that are about quantizers; others have tables of that name, too."""
+    return [row for row in step.part("tables").parts("tensors") if "kind" in row]
+
+
 def _pass(step: Part, report: Part) -> Content:
-    rows = step.part("tables").parts("tensors")
+    rows = quantizers(step)
     histograms = dict(step.part("histograms").members())
     scales = {
         row.text("input"): row.number("input_scale")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.analysis import layers as table
@@ -20,8 +21,6 @@ from tests import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import onnx_ir as ir
 
     from gpusq_compiler.passes.base import Context, Pass
 
@@ -110,6 +109,22 @@ def test_without_samples_weights_are_still_compared(context_for: ContextFor) -> 
         assert layer.output_cosine is layer.output_sqnr is None
         assert layer.weight_error is not None
         assert 0 < layer.weight_error < 1
+
+
+def test_an_output_that_another_node_gives_now_is_still_compared(
+    context_for: ContextFor,
+) -> None:
+    dense, model = compressed(tiny.mlp(), context_for, Prune())
+    node = tiny.node(model, "MatMul.z")
+    value = node.outputs[0]
+    twice = ir.node("Identity", [value])
+    model.graph.insert_after(node, twice)
+    value.replace_all_uses_with(twice.outputs[0])
+    twice.replace_input_with(0, value)
+    value.name, twice.outputs[0].name = "z.before", "z"
+    twice.outputs[0].shape, twice.outputs[0].type = value.shape, value.type
+    found = by_name(layers(dense, model, tiny.samples(dense), threads=1))
+    assert found["MatMul.z"].output_cosine is not None
 
 
 def test_layers_in_bodies_have_no_outputs_to_compare(context_for: ContextFor) -> None:

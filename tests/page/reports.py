@@ -140,6 +140,7 @@ WHOLE: dict[str, Any] = {
         "seconds": 12.3,
     },
     "engine": None,
+    "twins": [{"name": "dense-int8", "file": FILE, "score": 0.98}],
     "passes": [
         one("canonicalize"),
         one(

@@ -61,6 +61,7 @@ def test_the_sections_stand_in_the_order_of_their_weight() -> None:
         ("ranges", ["Histograms of activations (2)", "clip 3.81 of 5, 0.012 % beyond, 25 %"]),
         ("ranges", ["4.08 after training", "All quantizers (2)", "int8 per-tensor"]),
         ("costs", ["2.00 MB", "800.0 kB", "7.452 ms", "6.768 ms", "1.10× as fast"]),  # noqa: RUF001
+        ("costs", ["dense-int8model.onnx2.00 MB98.00 %"]),
         ("left-alone", ["stem", "it sees the input", "prune"]),
         ("tensorrt", ["1 slow", "MatMul 'scores'", "the head has 17 channels. Pad it"]),
         ("manifest", ["gpusq compile 'my model.onnx'", "python 3.11.7", "ab" * 32, "ef" * 32]),
