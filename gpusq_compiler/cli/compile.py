@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpusq_compiler.cli.shapes import shape_options, shapes_of
-from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_up_logs
+from gpusq_compiler.cli.terminal import EPILOG, HELP, LOG_FORMAT, console, set_up_logs, typed
+
+if TYPE_CHECKING:
+    from gpusq_compiler.recipe import Plan
+    from gpusq_compiler.report import CompileReport
+    from gpusq_compiler.runtime.events import Events
 
 
 @click.command("compile", epilog=EPILOG, context_settings=HELP)
@@ -20,7 +25,7 @@ from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_u
 @click.option("--metric", metavar="M", help="accuracy, topk, psnr, cosine, module.py:function")
 @click.option("--teacher", metavar="ONNX", help="Distil from this model, not from MODEL")
 @click.option("-o", "--out", metavar="OUT.onnx", help="Default ./<stem>.gpusq.onnx")
-@click.option("--report", metavar="OUT.json", help="Default beside the output")
+@click.option("--report", metavar="FILE", help="FILE.html: a page and its data, FILE.json")
 @click.option("--engine", metavar="FILE", help="Also build a TensorRT engine, here")
 @shape_options
 @click.option("--twins", metavar="DIR", help="Write dense and FP16 twins for comparison")
@@ -38,16 +43,17 @@ from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_u
 @click.option("--threads", type=int, metavar="N", help="Default: the runtime chooses")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop")
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint")
+@click.option(
+    LOG_FORMAT, type=click.Choice(["text", "json"]), default="text", help="On stderr"
+)
 @click.option("-q", "quiet", is_flag=True, help="Only errors and the output's path")
 @click.option("-v", "verbose", is_flag=True, help="Everything that was left alone, and logs")
 def compile_command(**given: Any) -> None:
     """Compress MODEL with the passes of a list or recipe."""
-    from gpusq_compiler import compile as compiler
+    from gpusq_compiler.progress import watching
     from gpusq_compiler.recipe import Overrides, plan_of
-    from gpusq_compiler.request import Request
-    from gpusq_compiler.trt.options import EngineOptions
 
-    set_up_logs(verbose=given["verbose"])
+    set_up_logs(verbose=given["verbose"], log_format=given["log_format"])
     overrides = Overrides(
         steps=given["steps"],
         batch_size=given["batch_size"],
@@ -61,6 +67,21 @@ def compile_command(**given: Any) -> None:
         overrides=overrides,
         target=given["target"],
     )
+    with watching(quiet=given["quiet"], log_format=given["log_format"]) as events:
+        report = _run(plan, given, events)
+    if report is None:
+        return
+    if not given["quiet"]:
+        report.show(console(), verbose=given["verbose"])
+    click.echo(report.output.path)
+
+
+def _run(plan: Plan, given: dict[str, Any], events: Events) -> CompileReport | None:
+    """Compile, or only print the plan."""
+    from gpusq_compiler import compile as compiler
+    from gpusq_compiler.request import Request
+    from gpusq_compiler.trt.options import EngineOptions
+
     request = Request(
         source=given["model"],
         recipe=_path(given["recipe"]),
@@ -79,16 +100,14 @@ def compile_command(**given: Any) -> None:
         threads=given["threads"],
         device=given["device"],
         resume=given["resume"],
-        events=events_for(quiet=given["quiet"]),
+        events=events,
+        command=typed(),
     )
     if given["dry_run"]:
         for line in compiler.preview(plan, request):
             click.echo(line)
-        return
-    report = compiler.run(plan, request)
-    if not given["quiet"]:
-        report.show(console(), verbose=given["verbose"])
-    click.echo(report.output.path)
+        return None
+    return compiler.run(plan, request)
 
 
 def _path(text: str | None) -> Path | None:
