@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpusq_compiler import compile_model
+from gpusq_compiler.manifest import versions
 from gpusq_compiler.recipe import Overrides
-from gpusq_compiler.report import versions
 from models.tasks import disturbed
 
 if TYPE_CHECKING:

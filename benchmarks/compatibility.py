@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gpusq_compiler.report import versions
+from gpusq_compiler.manifest import versions
 from gpusq_compiler.request import TARGETS
 from tests import zoo_models
 from tests.zoo_cell import failings

@@ -5,28 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpusq_compiler import context
 from gpusq_compiler import recipe as recipes
+from gpusq_compiler.analysis import layers
 from gpusq_compiler.analysis import plan as analysis
 from gpusq_compiler.analysis.steps import steps_of
 from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
+from gpusq_compiler.manifest import file_summary, manifest, versions
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.lower import Lower
+from gpusq_compiler.passes.pack import unpack
 from gpusq_compiler.passes.pipeline import each
 from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.passes.twins import Twins, require_plan, written_whole
 from gpusq_compiler.report import (
     CompileReport,
+    LayerTable,
+    Lint,
     Quality,
     TwinSummary,
     data_summary,
-    file_summary,
-    versions,
 )
 from gpusq_compiler.request import Request, workdir_of
 from gpusq_compiler.runtime import flavour
@@ -44,8 +48,11 @@ if TYPE_CHECKING:
     from gpusq_compiler.analysis.plan import ModelPlan
     from gpusq_compiler.calibration.evaluate import Evaluator
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.passes.pipeline import PassReport
     from gpusq_compiler.recipe import Overrides, Plan
     from gpusq_compiler.runtime.events import Events
+
+SYNTHESISED = "synthesised inputs"
 
 
 def compile_model(
@@ -86,7 +93,8 @@ def compile_model(
         teacher: Another model to distil from; default the source itself.
         target: ``onnxruntime`` or ``tensorrt``: where quantizers are placed.
         out: Default ``./<stem>.gpusq.onnx``.
-        report: Where the JSON report goes; default beside ``out``.
+        report: Where the report goes: ``.html`` for a page with its data beside it, else
+            JSON; default JSON beside ``out``. A report that is there is replaced.
         engine: Also build a TensorRT engine of the result, here; needs target ``tensorrt``.
         engine_options: How it is built.
         twins: Folder for the dense FP16, dense INT8 and sparse FP16 twins of the result; needs
@@ -130,6 +138,7 @@ def compile_model(
 
 def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
+    started = time.monotonic()
     model = _checked_model(plan, request)
     twins = None if request.twins is None else Twins(plan.pipeline.passes, model)
     request.require_outputs(model, () if twins is None else twins.names)
@@ -145,6 +154,7 @@ def run(plan: Plan, request: Request) -> CompileReport:
         _stamp(model, recipe, request)
         with _beside(twins, watch, ctx, request) as summaries:
             written = io.save(model, request.output)
+            opened = unpack(model)
             report = CompileReport(
                 source=file_summary(request.source, io.source_size(model)),
                 output=file_summary(written.path, written.size),
@@ -156,6 +166,10 @@ def run(plan: Plan, request: Request) -> CompileReport:
                 steps=steps,
                 versions=versions(),
                 twins=summaries,
+                facts=_facts(model, opened),
+                layers=_layers(watch, opened, ctx),
+                lint=_lint(model, steps, request),
+                manifest=manifest(request, seed=plan.seed, seconds=time.monotonic() - started),
             )
             report.write(request.report_file)
     return _with_engine(report, request)
@@ -165,7 +179,7 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     """Build the engine that was asked for; model and report are complete without it."""
     if request.engine is None:
         return report
-    lowered = next((step.ran for step in report.steps if isinstance(step.ran, Lower)), Lower())
+    lowered = _lowered(report.steps)
     built = deploy.deploy(
         request.output,
         request.engine,
@@ -177,6 +191,11 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     complete = dataclasses.replace(report, engine=built.as_json())
     complete.write(request.report_file)
     return complete
+
+
+def _lowered(steps: Sequence[PassReport]) -> Lower:
+    """The pass that made the model one for TensorRT, or what it would be by default."""
+    return next((step.ran for step in steps if isinstance(step.ran, Lower)), Lower())
 
 
 @contextlib.contextmanager
@@ -270,12 +289,42 @@ def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
         model.metadata_props[claims.PREFIX + "accuracy"] = "unverified: synthesised inputs"
 
 
+def _facts(model: ir.Model, opened: ir.Model) -> list[str]:
+    """What holds of the model as it is stored, and as it is once it is loaded."""
+    return sorted(fact.value for fact in facts.present(model) | facts.present(opened))
+
+
+def _lint(model: ir.Model, steps: Sequence[PassReport], request: Request) -> Lint | None:
+    """What the TensorRT that the model was made for makes of it."""
+    return Lint.of(model, _lowered(steps).version) if request.target == "tensorrt" else None
+
+
+def _layers(watch: Watch, model: ir.Model, ctx: Context) -> LayerTable:
+    """Every layer beside the dense one, outputs compared where the models run."""
+    samples = (ctx.held_out or ctx.data) if watch.runs else None
+    real = "training data" if ctx.held_out is None else "held-out"
+    rows = layers.layers(
+        watch.reference,
+        model,
+        samples,
+        threads=ctx.threads,
+        device=ctx.device,
+        events=ctx.events,
+    )
+    compared = samples is not None and any(row.output_cosine is not None for row in rows)
+    return LayerTable(
+        measured_on=(SYNTHESISED if ctx.synthesised else real) if compared else None,
+        samples=min(samples.count, layers.MOST_SAMPLES) if samples and compared else 0,
+        rows=rows,
+    )
+
+
 def _quality(
     scores: dict[str, float], evaluator: Evaluator | None, request: Request
 ) -> Quality | None:
     if evaluator is None or not scores:
         return None
-    place = "held-out" if request.data is not None else "synthesised inputs"
+    place = "held-out" if request.data is not None else SYNTHESISED
     return Quality(
         metric=evaluator.name,
         measured_on="eval-data" if request.eval_data is not None else place,

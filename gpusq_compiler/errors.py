@@ -55,6 +55,12 @@ class DataError(GpusqError):
     exit_code = 1
 
 
+class ReportError(GpusqError):
+    """A file is no report of this program (exit code 1)."""
+
+    exit_code = 1
+
+
 class PreconditionError(GpusqError):
     """A pass cannot run here: something it needs is missing (exit code 1)."""
 

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import platform
 from typing import TYPE_CHECKING
 
+from gpusq_compiler import page
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes import options
 from gpusq_compiler.plain import plain
+from gpusq_compiler.request import is_page, report_files
+from gpusq_compiler.trt.legal import lint
 from gpusq_compiler.watch import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import onnx_ir as ir
     from rich.console import Console
 
+    from gpusq_compiler.analysis.layers import Layer
+    from gpusq_compiler.manifest import FileSummary, Manifest
     from gpusq_compiler.passes.pipeline import PassReport
     from gpusq_compiler.runtime.samples import Samples
+    from gpusq_compiler.trt.rules import Version
     from gpusq_compiler.watch import Latency
 
 FORMAT = 1
-PACKAGES = ("onnx", "onnx-ir", "onnxscript", "numpy")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FileSummary:
-    """A model file: where, how large (data files included), which content."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +78,57 @@ class Quality:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerTable:
+    """Every layer beside the dense one.
+
+    Attributes:
+        measured_on: What outputs were compared on; None where they were not.
+        samples: How many of them.
+        rows: In graph order.
+    """
+
+    measured_on: str | None
+    samples: int
+    rows: Sequence[Layer]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LintFinding:
+    """A place at which TensorRT refuses the model, or runs it in another way than wished."""
+
+    rule: str
+    severity: str
+    where: str
+    what: str
+    remedy: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lint:
+    """What a version of TensorRT makes of the model, as far as rules tell."""
+
+    tensorrt: str
+    findings: Sequence[LintFinding]
+
+    @classmethod
+    def of(cls, model: ir.Model, version: Version) -> Lint:
+        """Hold a model against the rules of a version."""
+        return cls(
+            tensorrt=str(version),
+            findings=[
+                LintFinding(
+                    rule=found.rule.name,
+                    severity=found.severity.value,
+                    where=found.place.where,
+                    what=found.place.what,
+                    remedy=found.place.remedy or found.rule.remedy,
+                )
+                for found in lint(model, version)
+            ],
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CompileReport:
     """Everything about one compile.
 
@@ -95,6 +141,10 @@ class CompileReport:
         steps: One report per pass.
         engine: What is known of the engine that was built of it; None where none was.
         twins: Dense and float models written beside the result.
+        facts: What was verified on the values of the written model.
+        layers: What became of each.
+        lint: What TensorRT makes of it, where that is the target.
+        manifest: What repeats the run.
     """
 
     source: FileSummary
@@ -108,6 +158,10 @@ class CompileReport:
     versions: Mapping[str, str]
     engine: Mapping[str, object] | None = None
     twins: Sequence[TwinSummary] = ()
+    facts: Sequence[str] = ()
+    layers: LayerTable | None = None
+    lint: Lint | None = None
+    manifest: Manifest | None = None
 
     def as_json(self) -> dict[str, object]:
         """Plain values; NaN becomes null."""
@@ -119,13 +173,17 @@ class CompileReport:
         return found
 
     def write(self, path: Path) -> None:
-        """Write the JSON form, whole or not at all.
+        """Write the JSON form, and to a ``.html`` path the page with its JSON beside it.
+
+        Each file is written whole or not at all; one that is there is replaced.
 
         Raises:
-            FileError: It cannot be written.
+            FileError: One cannot be written.
         """
-        text = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
-        io.write_whole(path, text.encode(), option="--report")
+        data = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
+        for file in report_files(path):
+            text = page.draw(json.loads(data)) if is_page(file) else data
+            io.write_whole(file, text.encode(), option="--report")
 
     def show(self, console: Console, *, verbose: bool = False) -> None:
         """Print what a person wants to know."""
@@ -208,15 +266,6 @@ class CompileReport:
             console.print(f"  and {len(findings) - len(shown)} more: see the report or use -v")
 
 
-def file_summary(path: Path, size: int | None = None) -> FileSummary:
-    """Measure a model file; ``size`` includes data files where it is known."""
-    return FileSummary(
-        path=str(path),
-        bytes=path.stat().st_size if size is None else size,
-        sha256=io.file_hash(path),
-    )
-
-
 def data_summary(
     data: Samples | None, held_out: Samples | None, *, given: bool
 ) -> DataSummary:
@@ -229,25 +278,17 @@ def data_summary(
     )
 
 
-def versions() -> dict[str, str]:
-    """The program, Python, the runtime and the libraries that shape the result."""
-    from gpusq_compiler.runtime import flavour
-
-    found = {"gpusq-compiler": importlib.metadata.version("gpusq-compiler")}
-    found["python"] = platform.python_version()
-    found |= flavour.installed()
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
 def _pass_as_json(step: PassReport) -> dict[str, object]:
     result = step.result
     return {
         "pass": step.ran.name,
         "options": options.dump(step.ran),
         "seconds": round(step.seconds, 3),
+        "peak_memory": step.peak_memory,
         "changed": list(result.changed),
         "left_alone": plain(result.skipped),
         "metrics": plain(result.metrics),
         "tables": plain(result.tables),
         "series": plain(result.series),
+        "histograms": plain(result.histograms),
     }

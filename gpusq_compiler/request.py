@@ -30,11 +30,16 @@ if TYPE_CHECKING:
 TARGETS = ("onnxruntime", "tensorrt")
 DEVICES = ("cpu", "cuda", "auto")
 CHECKPOINTS = "checkpoints"
+PAGES = (".html", ".htm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of `compile.compile_model`, which explains them."""
+    """The arguments of `compile.compile_model`, which explains them.
+
+    Attributes:
+        command: The command line, where there was one; for the report.
+    """
 
     source: Path
     recipe: Path | None = None
@@ -54,6 +59,7 @@ class Request:
     device: str = "cpu"
     resume: bool = False
     events: Events = Silent()
+    command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that no choice allows."""
@@ -94,7 +100,7 @@ class Request:
 
     @property
     def report_file(self) -> Path:
-        """The JSON report that is written."""
+        """The report as it was asked for: a page or JSON."""
         return self.report or self.output.with_suffix(".json")
 
     def twin_file(self, name: str) -> Path:
@@ -121,20 +127,22 @@ class Request:
         read = (self.source, self.teacher, self.data, self.eval_data, self.metric, self.recipe)
         inputs = {file.resolve() for source in read for file in _files(source)}
         _require_output(self.output, model, inputs)
-        _require_output(self.report_file, model, inputs)
-        if self.report_file.resolve() == self.output.resolve():
-            raise FileError(
-                "model and report would be one file",
-                where=str(self.output),
-                remedy="Choose another with --report",
-            )
+        for file in report_files(self.report_file):
+            _require_output(file, model, inputs)
+            if file.resolve() == self.output.resolve():
+                raise FileError(
+                    "model and report would be one file",
+                    where=str(self.output),
+                    remedy="Choose another with --report",
+                )
         if self.engine is not None:
             self._require_engine(self.engine, model, inputs)
         if self.twins is not None:
             self._require_twins(self.twins, model, inputs, twins)
 
     def _require_engine(self, engine: Path, model: ir.Model, inputs: set[Path]) -> None:
-        others = inputs | {self.output.resolve(), self.report_file.resolve()}
+        written = {self.output, *report_files(self.report_file)}
+        others = inputs | {file.resolve() for file in written}
         for file in outputs.files_of(engine):
             if file.resolve() in others:
                 raise FileError(
@@ -162,6 +170,16 @@ class Request:
                     where=str(path),
                     remedy="Choose another folder with --twins",
                 )
+
+
+def report_files(report: Path) -> tuple[Path, ...]:
+    """What is written for ``--report``, in order: a page comes with its data beside it."""
+    return (report.with_suffix(".json"), report) if is_page(report) else (report,)
+
+
+def is_page(report: Path) -> bool:
+    """Whether this is the name of an HTML page; everything else holds JSON."""
+    return report.suffix.lower() in PAGES
 
 
 def _require_output(path: Path, model: ir.Model, inputs: set[Path]) -> None:
@@ -257,16 +275,21 @@ def _key(plan: Plan, request: Request) -> str:
 def _fingerprint(source: object) -> str:
     """Identity of an input: path, size and time of files, content of arrays in memory."""
     if isinstance(source, Mapping):
-        digest = hashlib.sha256()
-        for name, values in source.items():
-            array = np.ascontiguousarray(values)
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        return arrays_hash(source)
     if not isinstance(source, str | Path):
         return repr(source) if isinstance(source, float | None) else type(source).__name__
     found = [(file.name, file.stat()) for file in _files(source) if file.exists()]
     return f"{source}:{[(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]}"
+
+
+def arrays_hash(arrays: Mapping[str, object]) -> str:
+    """SHA-256 of arrays in memory, names, types and shapes included."""
+    digest = hashlib.sha256()
+    for name, values in arrays.items():
+        array = np.ascontiguousarray(values)
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _files(source: object) -> list[Path]:

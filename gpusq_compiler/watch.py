@@ -45,6 +45,11 @@ class Watch:
         dense: The model as it was read; not modified.
         ctx: Its data serve the checks.
         evaluator: The metric; None leaves the scores out.
+
+    Attributes:
+        scores: Of the dense model and after every pass that changed something.
+        reference: The model after its last pass that keeps the function: what is compressed.
+        runs: Whether the runtime takes the model; without that nothing is measured, and said.
     """
 
     def __init__(self, dense: ir.Model, ctx: Context, evaluator: Evaluator | None) -> None:
@@ -53,12 +58,17 @@ class Watch:
         self._evaluator = evaluator
         self._lossy = False
         self.scores: dict[str, float] = {}
-        self._runs = self._can_run()
-        if evaluator is not None and self._runs:
-            self.scores[DENSE] = evaluator(dense)
+        self.reference = dense
+        self.runs = self._can_run()
+        self._score(DENSE, dense)
+
+    def _score(self, step: str, model: ir.Model) -> None:
+        found = self.score(model)
+        if found is not None and self._evaluator is not None:
+            self.scores[step] = found
+            self._ctx.events.score(step, self._evaluator.name, found)
 
     def _can_run(self) -> bool:
-        """Whether the runtime takes the model; without that nothing is measured, and said."""
         reason = refusal(self._dense, threads=self._ctx.threads, device=self._ctx.device)
         if reason is not None:
             self._ctx.events.note(
@@ -73,19 +83,20 @@ class Watch:
             PostconditionError: The outputs moved though the pass says that they do not.
         """
         self._lossy = self._lossy or report.ran.lossy
-        if not report.changes or not self._runs:
+        if not self._lossy:
+            self.reference = model.clone()
+        if not report.changes:
             return
         if not self._lossy:
             self._require_same(report, model)
-        if self._evaluator is not None:
-            self.scores[report.ran.name] = self._evaluator(model)
+        self._score(report.ran.name, model)
 
     def score(self, model: ir.Model) -> float | None:
         """The metric of another model; None where there is none, or nothing can run."""
-        return self._evaluator(model) if self._evaluator is not None and self._runs else None
+        return self._evaluator(model) if self._evaluator is not None and self.runs else None
 
     def _require_same(self, report: PassReport, model: ir.Model) -> None:
-        if self._ctx.data is None:
+        if self._ctx.data is None or not self.runs:
             return
         few = Subset(self._ctx.data, np.arange(min(8, self._ctx.data.count)))
         found = compare(self._dense, model, few, threads=self._ctx.threads)
@@ -103,7 +114,7 @@ class Watch:
         None of a model that was lowered for TensorRT: ONNX Runtime has no INT8 kernels for
         its types, so that it would be slow here, whatever it is there.
         """
-        if self._ctx.data is None or not self._runs or claims.TENSORRT in model.metadata_props:
+        if self._ctx.data is None or not self.runs or claims.TENSORRT in model.metadata_props:
             return ()
         sessions = [
             Session(m, threads=self._ctx.threads, device=self._ctx.device)

@@ -45,9 +45,12 @@ def test_compile(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert outcome.code == 0
     assert outcome.out.splitlines()[-1] == "model.gpusq.onnx"
     assert "accuracy (held-out)" in outcome.out
-    plan = [line.split()[1] for line in outcome.err.splitlines()]
-    assert plan == ["canonicalize", "prune", "quantize", "freeze"]
-    assert all(line.startswith("gpusq: ") for line in outcome.err.splitlines())
+    lines = outcome.err.splitlines()
+    assert all(line.startswith("gpusq: ") for line in lines)
+    steps = ["canonicalize", "prune", "quantize", "freeze"]
+    assert [line.split()[1] for line in lines[:4]] == steps
+    for number, step in enumerate(steps, start=1):
+        assert f"gpusq: [{number}/4] {step}: " in outcome.err
     after = shell.contents(folder)
     assert after.keys() - before.keys() == {"model.gpusq.onnx", "model.gpusq.json"}
     assert {name: after[name] for name in before} == before
@@ -230,6 +233,7 @@ def test_help_of_compile_lists_the_options(capfd: pytest.CaptureFixture[str]) ->
     out = shell.good("--help", capture=capfd)
     for name in (
         *("passes", "recipe", "data", "eval-data", "metric", "teacher", "out", "report"),
+        "log-format",
         *("workdir", "seed", "set", "steps", "batch-size", "lr", "budget", "target"),
         *("device", "dry-run", "resume", "engine", "min-shapes", "opt-shapes", "max-shapes"),
     ):

@@ -29,6 +29,7 @@ LAYERS = (
     ("progress", "doctor"),
     ("compile",),
     ("report", "context"),
+    ("manifest", "page"),
     ("watch", "request"),
     ("recipe",),
     ("analysis",),

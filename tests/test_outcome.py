@@ -54,8 +54,14 @@ def test_report_is_complete(compiled: Path) -> None:
         "versions",
         "engine",
         "twins",
+        "facts",
+        "layers",
+        "lint",
+        "manifest",
     }
     assert report["engine"] is None
+    assert report["lint"] is None
+    assert report["facts"] == ["canonical", "frozen", "qdq", "sparse"]
     assert report["twins"] == []
     for part, name in (("source", "model.onnx"), ("output", "model.gpusq.onnx")):
         path = compiled / name
@@ -71,9 +77,10 @@ def test_report_is_complete(compiled: Path) -> None:
     assert [found["batch"] for found in report["latencies"]] == [1, 32]
     assert all(found["dense"] > 0 < found["compressed"] for found in report["latencies"])
     assert {"gpusq-compiler", "python", "onnx", "numpy"} <= report["versions"].keys()
-    keys = {"pass", "options", "seconds", "changed", "left_alone"}
+    keys = {"pass", "options", "seconds", "changed", "left_alone", "metrics", "tables"}
     for step in report["passes"]:
-        assert keys | {"metrics", "tables", "series"} == step.keys()
+        assert keys | {"series", "histograms", "peak_memory"} == step.keys()
+        assert step["peak_memory"] > 1e6
         assert step["options"].keys() <= {
             option.name for option in options_of(registry.find(step["pass"]))
         }

@@ -37,7 +37,7 @@ from gpusq_compiler.analysis.twins import DENSE_INT8, SPARSE_INT8, twins_of
 from gpusq_compiler.calibration.synthetic import synthesize
 from gpusq_compiler.errors import FileError, GpusqError
 from gpusq_compiler.ir import io
-from gpusq_compiler.report import versions
+from gpusq_compiler.manifest import versions
 from gpusq_compiler.runtime.metrics import difference
 from gpusq_compiler.runtime.session import Session, input_specs
 from gpusq_compiler.trt.build import build

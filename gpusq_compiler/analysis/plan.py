@@ -9,8 +9,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.analysis.contents import constants
-from gpusq_compiler.analysis.survey import survey
 from gpusq_compiler.analysis.steps import step_of
+from gpusq_compiler.analysis.survey import survey
 from gpusq_compiler.analysis.words import count, digits, plural, share, size
 from gpusq_compiler.calibration.collect import layer_shapes
 from gpusq_compiler.errors import DataError
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from gpusq_compiler.analysis.survey import Layer, Survey
     from gpusq_compiler.analysis.steps import Step
+    from gpusq_compiler.analysis.survey import Layer, Survey
     from gpusq_compiler.passes.base import Context, Pass
 HEADINGS = ("layer", "weight", "M x N x K", "M MAC", "2:4", "kept", "kB", "sparse kernels")
 FIGURES = ("M MAC", "kept", "kB")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from gpusq_compiler.quant.observers import Observer
+    from gpusq_compiler.quant.observers import Observer, RangeState
     from gpusq_compiler.runtime.samples import Samples
 
 BATCH_SIZE = 32
@@ -34,8 +34,8 @@ def collect(
     threads: int | None = None,
     device: str = "cpu",
     events: Events | None = None,
-) -> dict[str, float]:
-    """The clip range of each named tensor, in the order of ``names``.
+) -> dict[str, RangeState]:
+    """What an observer knows of each named tensor, in the order of ``names``.
 
     Memory holds the named tensors of one batch, however many samples there are.
 
@@ -72,7 +72,7 @@ def collect(
             state.update(values)
         events.advance(done)
     events.end()
-    return {name: state.absmax() for name, state in states.items()}
+    return states
 
 
 def operations(

@@ -20,7 +20,8 @@ from gpusq_compiler.cli.lint import lint_command
 from gpusq_compiler.cli.pack import pack_command
 from gpusq_compiler.cli.passes import passes_command
 from gpusq_compiler.cli.plan import plan_command
-from gpusq_compiler.cli.terminal import EPILOG, HELP
+from gpusq_compiler.cli.report import report_command
+from gpusq_compiler.cli.terminal import EPILOG, HELP, wants_json
 from gpusq_compiler.cli.unpack import unpack_command
 from gpusq_compiler.errors import GpusqError, OptionError, first_line
 
@@ -52,6 +53,7 @@ for verb in (
     unpack_command,
     bench_command,
     build_command,
+    report_command,
     doctor_command,
 ):
     gpusq.add_command(verb)
@@ -73,38 +75,52 @@ def _run(name: str, command: click.Command, arguments: Sequence[str] | None) -> 
     traceback = "--traceback" in given
     try:
         # Not command.main(), which prints an empty line of its own when interrupted.
-        with command.make_context(name, [a for a in given if a != "--traceback"]) as ctx:
+        words = [word for word in given if word != "--traceback"]
+        with command.make_context(name, list(words), obj=words) as ctx:
             command.invoke(ctx)
     except BaseException as error:
         if traceback and not isinstance(error, SystemExit | click.exceptions.Exit):
             raise
-        sys.exit(_explain(error))
+        line, code = _explained(error)
+        if line:
+            _tell(line, code, as_json=wants_json(given))
+        sys.exit(code)
 
 
-def _explain(error: BaseException) -> int:
-    """Print one line for a person and choose the exit code."""
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
+def _tell(line: str, code: int, *, as_json: bool) -> None:
+    """Print one line for a person, or for a program."""
+    line = " ".join(line.split())
+    if as_json:
+        from gpusq_compiler.progress import json_line
+
+        click.echo(json_line("error", exit_code=code, message=line), err=True)
+        return
+    click.echo(f"gpusq: {line}" if code == INTERRUPTED else f"gpusq: error: {line}", err=True)
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """One line for a person, empty where nothing is to be said, and the exit code."""
+    if isinstance(error, click.exceptions.Exit | SystemExit | BrokenPipeError):
+        return "", _left(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; repeat the command with --resume to continue", INTERRUPTED
+    if isinstance(error, GpusqError):
+        return str(error), error.exit_code
+    if isinstance(error, click.UsageError):
+        help_line = f"{error.ctx.command_path} --help" if error.ctx else "gpusq --help"
+        return f"{error.format_message()} See: {help_line}", OptionError.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror}", CANNOT_WRITE
+    kind = f"{type(error).__name__}: {first_line(error)}"
+    return f"internal error: {kind}. Repeat with --traceback and report it", BUG
+
+
+def _left(error: click.exceptions.Exit | SystemExit | BrokenPipeError) -> int:
+    """The exit code of what is no error."""
     if isinstance(error, BrokenPipeError):
         # Nobody reads on; the interpreter's own flush at the end must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, KeyboardInterrupt):
-        click.echo(
-            "gpusq: interrupted; repeat the command with --resume to continue", err=True
-        )
-        return INTERRUPTED
-    if isinstance(error, GpusqError):
-        line, code = str(error), error.exit_code
-    elif isinstance(error, click.UsageError):
-        help_line = f"{error.ctx.command_path} --help" if error.ctx else "gpusq --help"
-        line, code = f"{error.format_message()} See: {help_line}", OptionError.exit_code
-    elif isinstance(error, OSError):
-        line, code = f"{error.filename or 'a file'}: {error.strerror}", CANNOT_WRITE
-    else:
-        kind = f"{type(error).__name__}: {first_line(error)}"
-        line, code = f"internal error: {kind}. Repeat with --traceback and report it", BUG
-    click.echo(f"gpusq: error: {' '.join(line.split())}", err=True)
-    return code
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    return error.code if isinstance(error.code, int) else 1

@@ -43,7 +43,7 @@ def bench_command(files: tuple[Path, ...], twins: Path | None, **given: Any) -> 
     """Time ONNX files and TensorRT engines (.engine, .plan) side by side."""
     from gpusq_compiler.analysis.bench import Settings, bench
     from gpusq_compiler.analysis.figures import HEADINGS
-    from gpusq_compiler.report import versions
+    from gpusq_compiler.manifest import versions
 
     settings = Settings(
         batch_sizes=_sizes(given["batch_sizes"]),

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpusq_compiler.cli.shapes import shape_options, shapes_of
-from gpusq_compiler.cli.terminal import EPILOG, HELP, console, events_for, set_up_logs
+from gpusq_compiler.cli.terminal import EPILOG, HELP, LOG_FORMAT, console, set_up_logs, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gpusq_compiler.recipe import Plan
     from gpusq_compiler.request import Request
+    from gpusq_compiler.runtime.events import Events
 
 
 @click.command("compile", epilog=EPILOG, context_settings=HELP)
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--metric", metavar="M", help="accuracy, topk, psnr, cosine, module.py:function")
 @click.option("--teacher", metavar="ONNX", help="Distil from this model, not from MODEL")
 @click.option("-o", "--out", metavar="OUT.onnx", help="Default ./<stem>.gpusq.onnx")
-@click.option("--report", metavar="OUT.json", help="Default beside the output")
+@click.option("--report", metavar="FILE", help="FILE.html: a page and its data, FILE.json")
 @click.option("--engine", metavar="FILE", help="Also build a TensorRT engine, here")
 @shape_options
 @click.option("--twins", metavar="DIR", help="Write dense and FP16 twins for comparison")
@@ -44,26 +45,30 @@ if TYPE_CHECKING:
 @click.option("--threads", type=int, metavar="N", help="Default: the runtime chooses")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop")
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint")
+@click.option(
+    LOG_FORMAT, type=click.Choice(["text", "json"]), default="text", help="On stderr"
+)
 @click.option("-q", "quiet", is_flag=True, help="Only errors and the output's path")
 @click.option("-v", "verbose", is_flag=True, help="Everything that was left alone, and logs")
 def compile_command(**given: Any) -> None:
     """Compress MODEL with the passes of a list or recipe."""
     from gpusq_compiler import compile as compiler
+    from gpusq_compiler.cli.plan import show
+    from gpusq_compiler.progress import watching
 
-    set_up_logs(verbose=given["verbose"])
-    plan, request = asked(given)
-    if given["dry_run"]:
-        from gpusq_compiler.cli.plan import show
-
-        show(compiler.preview(plan, request))
-        return
-    report = compiler.run(plan, request)
+    set_up_logs(verbose=given["verbose"], log_format=given["log_format"])
+    with watching(quiet=given["quiet"], log_format=given["log_format"]) as events:
+        plan, request = asked(given, events)
+        if given["dry_run"]:
+            show(compiler.preview(plan, request))
+            return
+        report = compiler.run(plan, request)
     if not given["quiet"]:
         report.show(console(), verbose=given["verbose"])
     click.echo(report.output.path)
 
 
-def asked(given: Mapping[str, Any]) -> tuple[Plan, Request]:
+def asked(given: Mapping[str, Any], events: Events) -> tuple[Plan, Request]:
     """What the options mean: the passes, and everything around them."""
     from gpusq_compiler.recipe import Overrides, plan_of
     from gpusq_compiler.request import Request
@@ -100,7 +105,8 @@ def asked(given: Mapping[str, Any]) -> tuple[Plan, Request]:
         threads=given["threads"],
         device=given["device"],
         resume=given["resume"],
-        events=events_for(quiet=given["quiet"]),
+        events=events,
+        command=typed(),
     )
     return plan, request
 

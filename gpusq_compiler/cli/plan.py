@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpusq_compiler.cli.compile import asked, compile_command
-from gpusq_compiler.cli.terminal import EPILOG, HELP, print_json, print_table, set_up_logs
+from gpusq_compiler.cli.terminal import (
+    EPILOG,
+    HELP,
+    events_for,
+    print_json,
+    print_table,
+    set_up_logs,
+)
 
 if TYPE_CHECKING:
     from gpusq_compiler.analysis.plan import ModelPlan
 
-OF_A_RUN = ("dry_run", "resume", "quiet", "verbose")
+OF_A_RUN = ("dry_run", "resume", "quiet", "verbose", "log_format")
 """Options of compile that change nothing about what it would do."""
 SHARED = [one for one in compile_command.params if one.name not in OF_A_RUN]
 
@@ -30,7 +37,8 @@ def plan_command(**given: Any) -> None:
     set_up_logs(verbose=False)
     if given["passes"] is None and given["recipe"] is None:
         given["passes"] = "prune,qat" if flavour.can_train() else "prune,quantize"
-    found = compiler.preview(*asked({**given, "resume": False, "quiet": given["as_json"]}))
+    events = events_for(quiet=given["as_json"])
+    found = compiler.preview(*asked({**given, "resume": False}, events))
     if given["as_json"]:
         print_json({**found.as_json(), "model": str(given["model"])})
     else:

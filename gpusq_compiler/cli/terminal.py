@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.runtime.events import Events
 
+LOG_FORMAT = "--log-format"
 HELP = {"help_option_names": ["-h", "--help"]}
 EPILOG = (
     "Exit codes: 0 done; 1 model, data or recipe refused; 2 usage; 3 a promise was broken or "
@@ -21,19 +23,36 @@ EPILOG = (
 
 
 def events_for(*, quiet: bool) -> Events:
-    """A watcher that draws progress, or one that stays silent."""
-    from gpusq_compiler.progress import TerminalEvents
-    from gpusq_compiler.runtime.events import Silent
+    """Progress, until the command ends; whatever happens, the terminal is left as it was."""
+    from gpusq_compiler.progress import watching
 
-    return Silent() if quiet else TerminalEvents()
+    return click.get_current_context().with_resource(watching(quiet=quiet))
 
 
-def set_up_logs(*, verbose: bool) -> None:
+def typed() -> tuple[str, ...]:
+    """The command line, word by word."""
+    root = click.get_current_context().find_root()
+    return (root.info_name or "gpusq", *(root.obj or ()))
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether what goes to stderr is read by a program; asked before anything is parsed."""
+    return f"{LOG_FORMAT}=json" in arguments or (LOG_FORMAT, "json") in itertools.pairwise(
+        arguments
+    )
+
+
+def set_up_logs(*, verbose: bool, log_format: str = "text") -> None:
     """Logs go to stderr: decisions when verbose, else only errors."""
     import logging
 
-    level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    if log_format == "json":
+        from gpusq_compiler.progress import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
 
 
 def console() -> Any:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from gpusq_compiler.quant.histograms import Histogram
     from gpusq_compiler.runtime.samples import Samples
     from gpusq_compiler.train.checkpoints import CheckpointStore
     from gpusq_compiler.train.job import Trainer
@@ -71,6 +72,7 @@ class PassResult:
         metrics: Figures of the whole pass.
         tables: Figures per layer.
         series: Figures per step.
+        histograms: Of tensors that were looked at, by name.
     """
 
     changed: tuple[str, ...] = ()
@@ -78,6 +80,7 @@ class PassResult:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
     series: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    histograms: Mapping[str, Histogram] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

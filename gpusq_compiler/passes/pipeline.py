@@ -17,6 +17,7 @@ from gpusq_compiler.ir import io, packed
 from gpusq_compiler.ir.changes import Changes, Snapshot
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import AnyModel, Context, Fact, Pass, PassResult
+from gpusq_compiler.runtime import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +27,22 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PassReport:
-    """One pass as it ran: with the options that took effect, what it did, how long it took."""
+    """One pass as it ran.
+
+    Attributes:
+        ran: With the options that took effect.
+        result: What it did.
+        changes: What is different now.
+        seconds: How long it took, checks included.
+        peak_memory: The most bytes that the process had held when the pass was over; None
+            where the system keeps no count.
+    """
 
     ran: Pass
     result: PassResult
     changes: Changes
     seconds: float
+    peak_memory: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,11 +112,18 @@ class Pipeline:
         holding = facts.present(model)
         self.check_order(holding)
         reports: list[PassReport] = []
-        for step in self.passes:
+        for number, step in enumerate(self.passes, start=1):
             if ctx.teacher is None and step.lossy:
                 ctx = dataclasses.replace(ctx, teacher=model.clone())
+            ctx.events.enter(step.name, number, len(self.passes))
             with _naming(reports):
                 report = _run_one(step, model, ctx, holding)
+            ctx.events.leave(
+                step.name,
+                changed=len(report.result.changed),
+                left_alone=len(report.result.skipped),
+                seconds=report.seconds,
+            )
             holding = (holding | step.gives) - step.breaks
             reports.append(report)
             if on_step is not None:
@@ -148,7 +166,9 @@ def _run_one(
             )
     seconds = time.monotonic() - started
     logger.info("%s: %d changed, %.1f s", step.name, len(result.changed), seconds)
-    return PassReport(ran=step, result=result, changes=changes, seconds=seconds)
+    return PassReport(
+        ran=step, result=result, changes=changes, seconds=seconds, peak_memory=memory.peak()
+    )
 
 
 @contextlib.contextmanager

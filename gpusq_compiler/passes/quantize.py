@@ -24,6 +24,7 @@ from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.quant.arithmetic import dequantize, quantize
+from gpusq_compiler.quant.histograms import Counted
 from gpusq_compiler.quant.observers import MeanSquare, Observer
 from gpusq_compiler.quant.placement import TARGETS, Placement, Scene, place
 from gpusq_compiler.quant.placement.gemms import weight_reader
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.quant.observers import RangeState
     from gpusq_compiler.quant.placement import Draft, Site
     from gpusq_compiler.runtime.samples import Array
 
@@ -93,9 +95,10 @@ class Quantize(Pass):
         )
         assert self.placement is not None, "resolved before"
         draft = place(self.placement, scene)
-        ranges = self._calibrate(model, draft, ctx)
+        states = self._calibrate(model, draft, ctx)
+        ranges = {name: state.absmax() for name, state in states.items()}
         scales = insert(model, draft, ranges)
-        rows = [_row(site, scale) for site, scale in scales.items()]
+        rows = [_row(site, scale, states) for site, scale in scales.items()]
         findings = [finding for _, finding in refusals if finding is not None]
         findings += untouched(model)
         findings += [Finding(**dataclasses.asdict(refusal)) for refusal in draft.refusals]
@@ -108,9 +111,16 @@ class Quantize(Pass):
                 "activations": sum(not site.weight for site in scales),
             },
             tables={"tensors": rows},
+            histograms={
+                name: state.histogram()
+                for name, state in states.items()
+                if isinstance(state, Counted)
+            },
         )
 
-    def _calibrate(self, model: ir.Model, draft: Draft, ctx: Context) -> dict[str, float]:
+    def _calibrate(
+        self, model: ir.Model, draft: Draft, ctx: Context
+    ) -> Mapping[str, RangeState]:
         names = [
             site.value.name or ""
             for site in draft.sites
@@ -151,13 +161,19 @@ def ineligible(use: query.WeightUse, model: ir.Model, selection: Selection) -> F
     return None
 
 
-def _row(site: Site, scale: Array) -> dict[str, Cell]:
+def _row(site: Site, scale: Array, states: Mapping[str, RangeState]) -> dict[str, Cell]:
+    step, high = float(np.max(scale)), site.scheme.high
+    state = None if site.weight else states.get(site.value.name or "")
     return {
         "tensor": site.value.name or "",
         "kind": "weight" if site.weight else "activation",
         "rule": site.rule,
         "scheme": str(site.scheme),
-        "scale": float(np.max(scale)),
+        "scale": step,
+        "scale_min": float(np.min(scale)),
+        "scale_median": float(np.median(scale)),
+        "clip": high * step,
+        "clipped": state.beyond((high + 0.5) * step) if isinstance(state, Counted) else None,
         "relative_error": _relative_error(site, scale) if site.weight else None,
     }
 

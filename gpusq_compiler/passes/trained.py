@@ -41,6 +41,22 @@ def feature_rows(job: TrainJob, result: TrainResult) -> list[dict[str, Cell]]:
     return rows
 
 
+def look_rows(result: TrainResult) -> list[dict[str, Cell]]:
+    """The held-out loss and its terms at every look, the start included."""
+    rows: list[dict[str, Cell]] = [
+        {"step": step, "held_out": loss} for step, loss in result.held_out
+    ]
+    terms = {name: seen for name, seen in result.looks.items() if _is_term(name)}
+    for index, row in enumerate(rows):
+        row.update({name: float(seen[index]) for name, seen in terms.items()})
+    return rows
+
+
+def _is_term(name: str) -> bool:
+    """Whether a series is a term of the loss, not the loss itself or one critical layer."""
+    return name != "loss" and "/" not in name
+
+
 def findings(job: TrainJob, result: TrainResult) -> list[Finding]:
     """What could not be trained, and whether training helped."""
     found = [

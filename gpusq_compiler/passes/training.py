@@ -172,7 +172,10 @@ class TrainingPass(Pass, abc.ABC):
                 "loss_at_best": held_out.get(result.best_step, math.nan),
             },
             series={**result.series, "held_out": [loss for _, loss in result.held_out]},
-            tables={"features": trained.feature_rows(job, result)},
+            tables={
+                "features": trained.feature_rows(job, result),
+                "looks": trained.look_rows(result),
+            },
         )
 
     def postcheck(self, model: ir.Model, ctx: Context, result: PassResult) -> None:

@@ -12,7 +12,7 @@ from gpusq_compiler.runtime.metrics import Difference
 from gpusq_compiler.runtime.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -44,6 +44,7 @@ def compare(
     model: ir.Model,
     samples: Samples,
     *,
+    tensors: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
     device: str = "cpu",
@@ -51,12 +52,24 @@ def compare(
 ) -> dict[str, OutputDifference]:
     """The difference of every output of ``model`` to that of the same name of ``reference``.
 
+    Args:
+        reference: Left as it is.
+        model: Left as it is.
+        samples: What both are run on.
+        tensors: Tensors of both main graphs that are compared in place of the outputs.
+        batch_size: Samples per run; memory holds what is compared of one run.
+        threads: Threads of the runtime.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        events: Receives progress.
+
     Raises:
         ModelError: Inputs, outputs or their shapes differ.
     """
     events = events or Silent()
-    first = Session(reference, threads=threads, device=device)
-    second = Session(model, threads=threads, device=device)
+    first, second = (
+        Session(one, outputs=tensors, threads=threads, device=device)
+        for one in (reference, model)
+    )
     vectors = query.embeddings(reference)
     sums: dict[str, Difference] = {}
     agreed: dict[str, list[int]] = {}

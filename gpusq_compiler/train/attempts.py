@@ -9,16 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.runtime import flavour
-from gpusq_compiler.runtime.session import providers, session_options
 from gpusq_compiler.train import probe
-from gpusq_compiler.train.gradient import (
-    MissingGradient,
-    explained,
-    gradient_graph,
-    with_inputs,
-)
+from gpusq_compiler.train.gradient import MissingGradient, gradient_graph, with_inputs
 from gpusq_compiler.train.reach import has_body
+from gpusq_compiler.train.sessions import on_cpu, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +84,7 @@ class Attempts:
         while names := self._names():
             try:
                 gradient = self._gradient(names)
-                return gradient, session_of(gradient, self._job)
+                return gradient, self._session(gradient)
             except MissingGradient as missing:
                 if not self._freeze(_like(missing)):
                     raise
@@ -104,7 +98,16 @@ class Attempts:
     def _gradient(self, names: Sequence[str]) -> bytes:
         model = with_inputs(self._loss.model, names)
         _fix_sizes(model, self._sizes)
-        return gradient_graph(model, names, self._loss.loss)
+        return gradient_graph(
+            model,
+            names,
+            self._loss.loss,
+            masks=self._job.masks,
+            kernels=on_cpu(self._job.device),
+        )
+
+    def _session(self, gradient: bytes) -> Any:
+        return session_of(gradient, self._job, as_written=on_cpu(self._job.device))
 
     def _freeze(self, stops: Callable[[onnx.NodeProto], bool]) -> bool:
         """Freeze the parameters above such nodes; say whether there were any."""
@@ -129,7 +132,7 @@ class Attempts:
     def _refused(self, names: Sequence[str]) -> bool:
         """Whether building fails in a way that names no operator."""
         try:
-            session_of(self._gradient(names), self._job)
+            self._session(self._gradient(names))
         except MissingGradient:
             return False
         except TrainingError:
@@ -158,19 +161,3 @@ def _fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int | str]])
             for size in sizes[value.name]:
                 named = {"dim_param": size} if isinstance(size, str) else {"dim_value": size}
                 dims.dim.add(**named)
-
-
-def session_of(model: bytes, job: TrainJob) -> Any:
-    """A session for training.
-
-    Raises:
-        TrainingError: The runtime refuses the graph.
-    """
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(
-            model, session_options(threads=job.threads), providers=providers(job.device)
-        )
-    except flavour.refusals() as error:
-        raise explained(error) from error

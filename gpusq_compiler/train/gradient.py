@@ -12,12 +12,23 @@ from onnx import helper
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import session_options
-from gpusq_compiler.train import quirks
+from gpusq_compiler.train import fakequant, quirks
+from gpusq_compiler.train.kernels import with_kernels
+from gpusq_compiler.train.masks import mask_gradients
+from gpusq_compiler.train.ordering import in_order
+from gpusq_compiler.train.protograph import ProtoGraph, opset_of
 from gpusq_compiler.train.reach import has_body
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    import numpy as np
+    import numpy.typing as npt
+
+    from gpusq_compiler.train.fakequant import Fake
+
+GRADIENT = "_grad"
+"""Ends the name of a parameter's gradient."""
 UNREGISTERED = re.compile(r"builder has not been registered: (\w+) for node (\S*)")
 NO_KERNEL = re.compile(
     r"implementation for (\w+)Grad\(\d+\) node with name '([^']*?)(?:_Grad/|')"
@@ -43,13 +54,22 @@ class MissingGradient(TrainingError):
         self.node = node
 
 
-def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: str) -> bytes:
+def gradient_graph(
+    model: onnx.ModelProto,
+    parameters: Collection[str],
+    loss: str,
+    *,
+    masks: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    kernels: bool = True,
+) -> bytes:
     """The model extended by its backward pass, with one more output ``<parameter>_grad`` each.
 
     Args:
         model: Parameters are inputs; ``loss`` is a scalar output. It is adapted in place.
         parameters: Float inputs to differentiate for; each must reach the loss.
         loss: Name of the scalar.
+        masks: By parameter: its gradient is 0 where False.
+        kernels: Whether it is written as `kernels` has it, for sessions on the CPU.
 
     Raises:
         MissingGradient: An operator on the way cannot be differentiated.
@@ -63,16 +83,38 @@ def gradient_graph(model: onnx.ModelProto, parameters: Collection[str], loss: st
     names = set(parameters)
     quirks.whole_splits(model, loss)
     hidden: Mapping[str, onnx.NodeProto] = {}
+    fakes: Mapping[str, Fake] = {}
     fails: tuple[type[Exception], ...] = (*flavour.refusals(), IndexError)
     try:
         optimized = state.get_optimized_model(model.SerializeToString(), names, options)
         if any(map(has_body, model.graph.node)):
             optimized, hidden = quirks.without_bodies(optimized, names)
+        if kernels:
+            optimized, fakes = fakequant.collapsed(optimized)
         builder = state.GradientGraphBuilder(optimized, {loss}, names, loss, options)
         builder.build()
-        return quirks.with_bodies(bytes(builder.get_model()), hidden)
+        gradient = quirks.with_bodies(bytes(builder.get_model()), hidden)
     except fails as error:
         raise explained(error, hidden) from error
+    return _finished(onnx.load_from_string(gradient), fakes, masks or {}, kernels=kernels)
+
+
+def _finished(
+    model: onnx.ModelProto,
+    fakes: Mapping[str, Fake],
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    *,
+    kernels: bool,
+) -> bytes:
+    """With masks, and in the order and the nodes in which it runs."""
+    left = dict(masks)
+    if kernels:
+        for name in with_kernels(model, fakes, masks):
+            del left[name]
+    mask_gradients(ProtoGraph(model.graph, opset_of(model)), left)
+    if kernels:
+        in_order(model.graph, last=GRADIENT)
+    return bytes(model.SerializeToString())
 
 
 def with_inputs(model: onnx.ModelProto, parameters: Collection[str]) -> onnx.ModelProto:

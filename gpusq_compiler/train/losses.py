@@ -189,7 +189,7 @@ class AttentionTransfer(FeatureLoss):
 def relative_error(graph: LossGraph, name: str) -> str:
     """Mean squared error over the teacher's mean square, where positions hold something."""
     teacher = graph.teacher(name)
-    error = _square(graph, graph.node("Sub", teacher, graph.student(name)))
+    error = _square(graph, graph.node("Sub", graph.student(name), teacher))
     power = _square(graph, teacher)
     weights = graph.positions(name)
     if weights is not None:

@@ -12,9 +12,10 @@ import numpy as np
 
 from gpusq_compiler.errors import TrainingError, first_line
 from gpusq_compiler.runtime import flavour
-from gpusq_compiler.runtime.session import providers, session_options
+from gpusq_compiler.runtime.session import providers
 from gpusq_compiler.train.optimizer import average_name, names, optimizer_graph
 from gpusq_compiler.train.schedule import STEP
+from gpusq_compiler.train.sessions import training_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +129,7 @@ class Machine:
         )
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
-            session_options(threads=job.threads),
+            training_options(threads=job.threads),
             providers=providers(job.device),
         )
         bound = _Bound(session)

@@ -11,6 +11,7 @@ An average of the values, if wanted, starts at their start and forgets it by and
 
     a' = a + (1 - d) (p' - a),   d = min(decay, (1 + step) / (10 + step))
 
+A value of 0 whose gradient is 0 at every step stays 0: so pruned weights do, see `masks`.
 Every output reads its own old value only at the same element, so the runtime may write it in
 place of the input.
 """
@@ -30,8 +31,6 @@ from gpusq_compiler.train.schedule import BETAS, STEP, Scalars
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy.typing as npt
-
     from gpusq_compiler.runtime.samples import Array
     from gpusq_compiler.train.schedule import Schedule
 
@@ -46,7 +45,6 @@ class Parameter:
 
     Attributes:
         value: Where it starts.
-        mask: True where it may be non-zero; None leaves it dense.
         start: First step at which it moves.
     """
 
@@ -55,7 +53,6 @@ class Parameter:
     weight_decay: float = 0.0
     relative: bool = False
     start: int = 0
-    mask: npt.NDArray[np.bool_] | None = None
 
 
 def names(index: int) -> tuple[str, str, str, str]:
@@ -99,7 +96,7 @@ def optimizer_graph(
             model.graph, parameter, (value, gradient, first, second), (value, first, second)
         )
     scalars = Scalars(graph, schedule)
-    gradients = _gradients(graph, parameters, clip_norm)
+    gradients = _gradients(graph, len(parameters), clip_norm)
     for index, parameter in enumerate(parameters):
         _update(graph, scalars, index, parameter, gradients[index])
     if averaging is not None:
@@ -120,17 +117,11 @@ def _declare(
     )
 
 
-def _gradients(
-    graph: ProtoGraph, parameters: Sequence[Parameter], clip_norm: float | None
-) -> list[str]:
+def _gradients(graph: ProtoGraph, count: int, clip_norm: float | None) -> list[str]:
     """The gradients' names, scaled so that their common norm is at most ``clip_norm``."""
-    gradients = [names(index)[1] for index in range(len(parameters))]
+    gradients = [names(index)[1] for index in range(count)]
     if clip_norm is None:
         return gradients
-    gradients = [
-        gradient if p.mask is None else _masked(graph, gradient, p.mask)
-        for gradient, p in zip(gradients, parameters, strict=True)
-    ]
     squares = [graph.node("ReduceSumSquare", g, keepdims=0) for g in gradients]
     norm = graph.node("Sqrt", graph.node("Sum", *squares))
     bound = graph.constant(float(clip_norm))
@@ -157,8 +148,6 @@ def _update(
     if parameter.relative:
         floor = np.float32(FLOOR) * magnitude
         moved = graph.node("Max", moved, graph.constant(floor))
-    if parameter.mask is not None:
-        moved = _masked(graph, moved, parameter.mask)
     for result, name in ((moved, value), (mean, first), (spread, second)):
         _rename_output(graph.graph, result, f"{name}.new")
 
@@ -178,7 +167,3 @@ def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
         if node.output[0] == old:
             node.output[0] = new
             return
-
-
-def _masked(graph: ProtoGraph, x: str, mask: npt.NDArray[np.bool_]) -> str:
-    return graph.node("Mul", x, graph.constant(mask.astype(np.float32)))

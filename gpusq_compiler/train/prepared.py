@@ -6,15 +6,20 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
-from gpusq_compiler.train.attempts import Attempts, session_of
+from gpusq_compiler.train import fakequant
+from gpusq_compiler.train.attempts import Attempts
 from gpusq_compiler.train.gradient import with_inputs
+from gpusq_compiler.train.kernels import with_kernels
 from gpusq_compiler.train.lossgraph import LossModel, loss_model
 from gpusq_compiler.train.optimizer import Parameter
+from gpusq_compiler.train.ordering import in_order
 from gpusq_compiler.train.reach import Reach
+from gpusq_compiler.train.sessions import on_cpu, session_of
 from gpusq_compiler.train.targets import Batches, dry_runs
 from gpusq_compiler.train.trainable import training_copy
 
@@ -30,7 +35,7 @@ class Prepared:
     """Everything that follows from the job alone.
 
     Attributes:
-        loss: The loss graph; its parameters are initializers.
+        loss: What is minimised and reported; its graph, which held all weights, is empty.
         batches: What is fed.
         parameters: What is trained, in the order of the groups.
         left_out: What was to be trained or imitated and cannot be, with the reason.
@@ -88,15 +93,20 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
     attempts = Attempts(job, loss, Reach(loss.model.graph, copy.kinds), values, batches)
     backward = attempts.backward(probe=probe)
     trained = {name: p for name, p in parameters.items() if name not in attempts.frozen}
-    forward = with_inputs(loss.model, trained).SerializeToString()
+    forward = with_inputs(loss.model, trained)
+    if on_cpu(job.device):
+        fakes = fakequant.find(forward)
+        fakequant.collapse(forward.graph, fakes)
+        with_kernels(forward, fakes)
+        in_order(forward.graph)
     return Prepared(
-        loss=loss,
+        loss=dataclasses.replace(loss, model=onnx.ModelProto()),
         batches=batches,
         parameters=trained,
         left_out={**loss.left_out, **attempts.frozen},
         sound=attempts.sound,
         backward=backward,
-        forward=session_of(forward, job),
+        forward=session_of(forward.SerializeToString(), job),
     )
 
 
@@ -127,7 +137,6 @@ def starting_points(job: TrainJob) -> dict[str, Parameter]:
                 weight_decay=group.weight_decay,
                 relative=group.relative,
                 start=group.start,
-                mask=mask,
             )
     return found
 

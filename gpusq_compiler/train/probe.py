@@ -43,12 +43,15 @@ def main(folder: str, device: str) -> None:
     """Be the child."""
     import onnxruntime
 
-    from gpusq_compiler.runtime.session import providers, session_options
+    from gpusq_compiler.runtime.session import providers
+    from gpusq_compiler.train.sessions import on_cpu, training_options
 
     with np.load(Path(folder, FEEDS), allow_pickle=False) as stored:
         feeds = {name.removeprefix("feed."): stored[name] for name in stored.files}
     session = onnxruntime.InferenceSession(
-        str(Path(folder, MODEL)), session_options(), providers=providers(device)
+        str(Path(folder, MODEL)),
+        training_options(as_written=on_cpu(device)),
+        providers=providers(device),
     )
     session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
 

@@ -81,7 +81,7 @@ def squared_gradients(job: TrainJob, batches: int, *, probe: bool = True) -> dic
         TrainingError: The model has no floating-point output, or something is not finite.
     """
     projection = RandomProjection(outputs=_first_outputs(job), seed=job.seed)
-    job = dataclasses.replace(job, teacher=None, terms=(projection,), features=())
+    job = dataclasses.replace(job, teacher=None, terms=(projection,), features=(), masks={})
     prepared = prepare(job, probe=probe)
     machine = Machine(job, prepared)
     sums = {name: np.zeros_like(p.value) for name, p in prepared.parameters.items()}

@@ -53,7 +53,7 @@ class Batches:
 
     def __init__(self, job: TrainJob, loss: LossModel) -> None:
         self._job = job
-        self._loss = loss
+        self._terms, self._with_labels = loss.terms, loss.labels
         self._inputs = [spec.name for spec in input_specs(job.student)]
         self._wide = {
             value.name: np.dtype(np.float32)
@@ -114,7 +114,7 @@ class Batches:
     ) -> dict[str, Array]:
         taken = samples.take(rows)
         feeds = {name: self._fitting(name, taken[name]) for name in self._inputs}
-        if self._loss.labels:
+        if self._with_labels:
             labels = np.asarray(taken[LABELS])
             if labels.size != len(rows):
                 raise DataError(
@@ -133,7 +133,7 @@ class Batches:
 
     def _hosted(self, step: int) -> Feeds:
         hosted: dict[str, Array] = {}
-        for term in self._loss.terms:
+        for term in self._terms:
             if term.host_inputs:
                 given = term.feeds(step)
                 hosted.update({name: np.asarray(given[name]) for name in term.host_inputs})

@@ -109,6 +109,32 @@ CASES = [
         ("o.onnx", "--report"),
     ),
     Case(
+        "page is the input",
+        "page.html --passes prune --report page.html",
+        UNREADABLE,
+        ("page.html", "overwrite"),
+        model("page.html"),
+    ),
+    Case(
+        "the page's data are the data",
+        f"{ONE_SHOT} --eval-data d.json --report d.html",
+        UNREADABLE,
+        ("d.json", "overwritten"),
+        content("d.json", "{}"),
+    ),
+    Case(
+        "the page's data are the output",
+        f"{ONE_SHOT} -o o.json --report o.html",
+        UNREADABLE,
+        ("o.json", "--report"),
+    ),
+    Case(
+        "page in no folder",
+        f"{ONE_SHOT} --report no/such.html",
+        UNREADABLE,
+        ("no", "does not exist"),
+    ),
+    Case(
         "working folder is a file",
         f"{ONE_SHOT} --workdir data.npz",
         UNREADABLE,

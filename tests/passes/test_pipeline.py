@@ -25,6 +25,7 @@ from gpusq_compiler.passes.pipeline import PassReport, Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.runtime.events import Silent
 from tests import tiny
 
 ContextFor = Callable[..., Context]
@@ -276,3 +277,47 @@ def test_called_alone_without_a_context(monkeypatch: pytest.MonkeyPatch) -> None
     assert not folders[0].exists()
     with pytest.raises(OptionError, match="pass 'freeze': needs a model that is qdq"):
         Freeze()(model)
+
+
+class Told(Silent):
+    """Keeps what it hears of passes."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[object, ...]] = []
+
+    def enter(self, step: str, number: int, total: int) -> None:
+        self.heard.append(("enter", step, number, total))
+
+    def leave(self, step: str, *, changed: int, left_alone: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.heard.append(("leave", step, changed, left_alone))
+
+
+def test_who_watches_hears_of_every_pass(context_for: ContextFor) -> None:
+    model = tiny.conv_bn_relu()
+    events = Told()
+    reports = Pipeline(passes=(Canonicalize(), Prune())).run(
+        model, context_for(model, events=events)
+    )
+    first, second = (report.result for report in reports)
+    assert events.heard == [
+        ("enter", "canonicalize", 1, 2),
+        ("leave", "canonicalize", len(first.changed), len(first.skipped)),
+        ("enter", "prune", 2, 2),
+        ("leave", "prune", 2, 1),
+    ]
+    assert len(second.changed) == 2
+    peaks = [report.peak_memory for report in reports]
+    assert all(peak is not None and peak > 1e6 for peak in peaks)
+    assert peaks == sorted(peaks, key=lambda peak: peak or 0)
+
+
+def test_who_watches_hears_of_no_end_that_did_not_come(context_for: ContextFor) -> None:
+    def fail(model: ir.Model, ctx: Context) -> None:
+        raise TrainingError("no")
+
+    model = tiny.mlp()
+    events = Told()
+    with pytest.raises(TrainingError):
+        Pipeline(passes=(Act(on_rewrite=fail),)).run(model, context_for(model, events=events))
+    assert events.heard == [("enter", "act", 1, 1)]

@@ -439,3 +439,32 @@ def test_activations_that_are_not_finite_are_refused(context_for: ContextFor) ->
 def test_numbers_that_cannot_be_are_refused(option: str, value: int) -> None:
     with pytest.raises(OptionError, match=rf"quantize.{option}: {value} is too small"):
         Quantize(**{option: value})  # type: ignore[arg-type]
+
+
+def test_rows_tell_scales_and_what_is_clipped(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    step = Quantize(observer=Percentile(percentile=90.0))
+    result = quantized(model, context_for, step)
+    rows = {str(row["tensor"]): row for row in result.tables["tensors"]}
+    scales = tiny.weight(model, "w1.scale")
+    assert rows["w1"]["scale_min"] == float(scales.min())
+    assert rows["w1"]["scale_median"] == float(np.median(scales))
+    assert rows["w1"]["scale"] == float(scales.max())
+    assert rows["w1"]["clipped"] is None
+    x = np.abs(tiny.samples(model).arrays["x"])
+    row = rows["x"]
+    assert row["clip"] == pytest.approx(127 * float(row["scale"] or 0))
+    # What is rounded to a code above 127. The bin of the limit is 1/128 of it wide.
+    wanted = np.mean(x > 127.5 * float(row["scale"] or 0))
+    assert row["clipped"] == pytest.approx(wanted, abs=0.02)
+    assert 0.05 < wanted < 0.12
+    assert result.histograms.keys() == {"x", "h"}
+    assert result.histograms["x"].largest == float(x.max())
+    assert result.histograms["x"].zeros == 0
+    assert 0.2 < result.histograms["h"].zeros < 0.8, "h comes out of a Relu"
+
+
+def test_an_observer_that_counts_nothing_has_no_histogram(context_for: ContextFor) -> None:
+    result = quantized(tiny.mlp(), context_for, EXACT)
+    assert result.histograms == {}
+    assert all(row["clipped"] is None for row in result.tables["tensors"])

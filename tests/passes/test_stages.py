@@ -129,6 +129,10 @@ def test_both_stages_train_and_averages_and_clipping_go_with_them(
     )
     assert len(result.series["blocks/loss"]) == 10
     assert len(result.series["loss"]) == 30
+    looks = result.tables["looks"]
+    # The start, the end of the first stage, then a look every four steps and at the end.
+    assert [row["step"] for row in looks] == [0, 10, *range(14, 40, 4), 40]
+    assert [row["held_out"] for row in looks] == list(result.series["held_out"])
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,13 @@ def test_outputs_of_different_shapes_are_refused() -> None:
     flat.graph.outputs[1].shape = ir.Shape(["batch", 4, 1])
     with pytest.raises(ModelError, match=r"output 'image': has shape \[23, 4, 1\]"):
         compare(model(), flat, samples())
+
+
+def test_tensors_in_place_of_outputs() -> None:
+    reference, other = model(), model(factor=0.5)
+    found = compare(reference, other, samples(), tensors=["mixed", "x4"], threads=1)
+    assert list(found) == ["mixed", "x4"]
+    # Half of the same numbers: the angle is 0, the difference as large as what is left.
+    assert found["mixed"].cosine == pytest.approx(1)
+    assert found["mixed"].sqnr == pytest.approx(20 * math.log10(2), abs=1e-4)
+    assert found["x4"].sqnr == math.inf
