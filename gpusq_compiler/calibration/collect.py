@@ -89,7 +89,9 @@ def operations(
     Raises:
         ModelError: The runtime refuses the model.
     """
-    refused = refusal(model, threads=threads, device=device)
+    layers = [use for use in query.weight_uses(model) if use.node.graph is model.graph]
+    needed = gemms.tensors_of(layers)
+    refused = refusal(model, outputs=needed, threads=threads, device=device)
     if refused is not None:
         raise ModelError(refused, where="model", remedy="Check it with: gpusq check MODEL")
     shapes = layer_shapes(model, samples, threads=threads, device=device)
@@ -116,7 +118,7 @@ def layer_shapes(
     shapes = sizes.inferred_shapes(model, fed)
     layers = [use for use in query.weight_uses(model) if use.node.graph is model.graph]
     unknown = [name for name in gemms.tensors_of(layers) if name not in shapes]
-    if unknown and refusal(model, threads=threads, device=device) is None:
+    if unknown and refusal(model, outputs=unknown, threads=threads, device=device) is None:
         session = Session(model, outputs=unknown, threads=threads, device=device)
         _, found = next(iter(session.over(Subset(samples, batch), 1)))
         shapes |= {name: array.shape for name, array in found.items()}

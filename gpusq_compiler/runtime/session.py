@@ -102,17 +102,21 @@ def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
     Raises:
         ModelError: The model's opset is newer than the runtime and cannot be brought down.
     """
-    import onnx
-
     copy = widened(model)
     if flavour.truncates_halves():
         copy = quantized_in_float(copy)
     proto = ir.to_proto(inlined(copy))
+    _add_outputs(proto, outputs)
+    return _for_this_runtime(proto)
+
+
+def _add_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    import onnx
+
     known = {value.name for value in proto.graph.output}
     proto.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in outputs if name not in known
+        onnx.ValueInfoProto(name=name) for name in names if name not in known
     )
-    return _for_this_runtime(proto)
 
 
 def _for_this_runtime(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -229,29 +233,47 @@ class Session:
         }
 
 
-def refusal(model: ir.Model, *, threads: int | None = None, device: str = "cpu") -> str | None:
+def refusal(
+    model: ir.Model,
+    *,
+    outputs: Sequence[str] = (),
+    threads: int | None = None,
+    device: str = "cpu",
+) -> str | None:
     """Why the runtime does not take a model; None if it does.
 
     It is asked about the structure, which costs little; only where it refuses that, about the
     whole with all its weights.
+
+    Args:
+        model: Left as it is.
+        outputs: Tensors of the main graph; only what they are computed from is asked about.
+        threads: Threads of the runtime.
+        device: ``cpu``, ``cuda`` or ``auto``.
     """
     import onnxruntime
 
     fails: tuple[type[Exception], ...] = (ModelError, *flavour.refusals())
     try:
         input_specs(model)
-        proto = _for_this_runtime(structure(widened(model)))
+        proto = structure(widened(model))
+        if outputs:
+            _add_outputs(proto, outputs)
+            cut(proto.graph, outputs)
+        proto = _for_this_runtime(proto)
         onnxruntime.InferenceSession(
             proto.SerializeToString(), session_options(threads=1), providers=providers(device)
         )
     except fails:
-        return _refusal_of_the_whole(model, threads=threads, device=device)
+        return _refusal_of_the_whole(model, outputs, threads=threads, device=device)
     return None
 
 
-def _refusal_of_the_whole(model: ir.Model, *, threads: int | None, device: str) -> str | None:
+def _refusal_of_the_whole(
+    model: ir.Model, outputs: Sequence[str], *, threads: int | None, device: str
+) -> str | None:
     try:
-        Session(model, threads=threads, device=device)
+        Session(model, outputs=outputs, threads=threads, device=device)
     except ModelError as error:
         return error.what
     return None
