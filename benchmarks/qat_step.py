@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from benchmarks import qat_step_ours
 from benchmarks.turns import ROOT, Contender
-from gpusq_compiler.report import versions
+from gpusq_compiler.manifest import versions
 from tests import zoo_models
 from tests.train import nets
 
