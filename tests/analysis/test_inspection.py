@@ -14,6 +14,7 @@ from gpusq_compiler.analysis.inspection import HEADINGS, Inspection, inspect
 from gpusq_compiler.ir import claims, edit, io, soundness
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
+from gpusq_compiler.passes.pack import Pack
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
@@ -206,6 +207,17 @@ def test_float_weights_behind_a_pair_are_not_stored_codes(
     quantizer = by_name(inspected(model))["Gemm.a"].weight_quantizer
     assert quantizer is not None
     assert (quantizer.dtype, quantizer.stored) == ("int8", False)
+
+
+def test_packed_weights_are_shown_unpacked(
+    inspected: Inspected, context_for: ContextFor
+) -> None:
+    model = tiny.mlp()
+    Pipeline(passes=(*COMPILED, Pack(least=0))).run(model, context_for(model))
+    found = inspected(model)
+    assert len(found.contents.packed) == 2
+    assert all(layer.sparse for layer in found.layers or ())
+    assert "2 weights packed, shown unpacked" in list(found.head())
 
 
 def test_claims_that_do_not_hold_are_told(inspected: Inspected) -> None:

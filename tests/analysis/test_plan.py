@@ -14,6 +14,8 @@ from gpusq_compiler.errors import ModelError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
+from gpusq_compiler.passes.lower import Lower
+from gpusq_compiler.passes.pack import Pack
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
@@ -123,6 +125,34 @@ def test_weights_take_what_the_plan_says(
     # An activation's pair has a scale of four bytes and a zero point of one.
     pairs = int(figures.get("quantize", {"activations": 0})["activations"])
     assert constants(model) == other + totals.weight_bytes_after + 5 * pairs
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "attention", "two axes"])
+def test_packed_weights_take_what_the_plan_says(
+    name: str, planned: Planned, context_for: ContextFor
+) -> None:
+    model = tiny.model_of(TWO_AXES) if name == "two axes" else tiny.MODELS[name]()
+    passes = (*ALL, Pack(least=0))
+    frozen = planned(model).totals.weight_bytes_after
+    totals = planned(model, passes).totals
+    packed = Pipeline(passes=passes).run(model, context_for(model))[-1].result.metrics
+    assert packed["weights"]
+    saved = packed["codes_bytes"] - packed["packed_bytes"]
+    assert totals.weight_bytes_after == frozen - saved
+    few = planned(tiny.MODELS["mlp"](), (*ALL, Pack(least=100_000))).totals
+    assert few.weight_bytes_after == planned(tiny.MODELS["mlp"]()).totals.weight_bytes_after
+
+
+def test_the_rest_of_a_lowered_model_is_half_as_large(planned: Planned) -> None:
+    model = tiny.mlp()
+    plain, half = planned(model), planned(model, (*ALL, Lower()))
+    scales = 32 + 10
+    assert plain.totals.weight_bytes_after - half.totals.weight_bytes_after == 2 * scales
+    biases = 32 + 10
+    saved = plain.totals.file_bytes_after - half.totals.file_bytes_after
+    assert saved == 2 * (scales + biases)
+    for same in (Lower(rest="fp32"), Lower(tensorrt="8.6")):
+        assert planned(model, (*ALL, same)).totals == plain.totals
 
 
 def constants(model: ir.Model) -> int:
