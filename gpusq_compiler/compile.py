@@ -226,10 +226,10 @@ def preview(plan: Plan, request: Request) -> ModelPlan:
         return analysis.plan_of(model, Canonicalize()(model), passes, ctx, notes)
 
 
-def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> Iterator[str]:
-    """Notes and passes, one line each."""
-    yield from _notes(request, model)
-    yield from map(str, steps_of(plan.pipeline.passes, Canonicalize()(model), ctx))
+def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> list[str]:
+    """Notes and passes, one line each; an error comes before the first of them."""
+    steps = steps_of(plan.pipeline.passes, Canonicalize()(model), ctx)
+    return [*_notes(request, model), *map(str, steps)]
 
 
 def _notes(request: Request, model: ir.Model) -> list[str]:
