@@ -12,6 +12,7 @@ import pytest
 from gpusq_compiler.analysis.plan import ModelPlan, plan_of
 from gpusq_compiler.errors import ModelError, OptionError
 from gpusq_compiler.ir import io
+from gpusq_compiler.passes import canonicalize
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.lower import Lower
@@ -103,6 +104,15 @@ net (int64[N, 3] x) => (float[N, 3, 8] y)
     t = Transpose<perm = [1, 0]>(table)
     y = MatMul(b, t)
 }"""
+TIED_GEMM = """
+net (int64[N] x) => (float[N, 8] y)
+<float[8, 4] table, float[4, 16] w, float[16, 4] v> {
+    e = Gather(table, x)
+    a = MatMul(e, w)
+    r = Relu(a)
+    b = MatMul(r, v)
+    y = Gemm<transB = 1>(b, table)
+}"""
 TWO_AXES = """
 net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w> {
     a = MatMul(x, w)
@@ -110,14 +120,23 @@ net (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w> {
 }"""
 
 
+TEXTS = {"tied": TIED, "tied gemm": TIED_GEMM, "two axes": TWO_AXES}
+
+
 @pytest.mark.parametrize("passes", [ALL, (*ALL[:1], *ALL[2:]), ALL[:2]], ids=len)
-@pytest.mark.parametrize("name", [*tiny.MODELS, "tied", "two axes"])
+@pytest.mark.parametrize("name", [*tiny.MODELS, *TEXTS])
 def test_weights_take_what_the_plan_says(
-    name: str, passes: tuple[Pass, ...], planned: Planned, context_for: ContextFor
+    name: str,
+    passes: tuple[Pass, ...],
+    planned: Planned,
+    context_for: ContextFor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    texts = {"tied": TIED, "two axes": TWO_AXES}
-    model = tiny.model_of(texts[name]) if name in texts else tiny.MODELS[name]()
-    data = {"data": tokens()} if name == "tied" else {}
+    if PRUNE in passes:  # quantize alone gives a weight behind a Transpose other scales
+        monkeypatch.setattr(canonicalize, "FOLD_LIMIT", 1)  # as large tables are left
+    model = tiny.model_of(TEXTS[name]) if name in TEXTS else tiny.MODELS[name]()
+    rank = len(model.graph.inputs[0].shape or ())
+    data = {"data": tokens(rank)} if name.startswith("tied") else {}
     totals = planned(model, passes, **data).totals
     other = constants(Canonicalize()(model)) - totals.weight_bytes
     reports = Pipeline(passes=passes).run(model, context_for(model, **data))
@@ -160,11 +179,11 @@ def constants(model: ir.Model) -> int:
     return sum(int(value.nbytes) for value in values if value is not None)
 
 
-def tokens() -> Any:
+def tokens(rank: int) -> Any:
     from tests.train.nets import ArraySamples
 
     rng = np.random.default_rng(0)
-    return ArraySamples({"x": rng.integers(0, 8, (24, 3))})
+    return ArraySamples({"x": rng.integers(0, 8, (24, 3)[:rank])})
 
 
 def test_a_layer_in_numbers(planned: Planned) -> None:
