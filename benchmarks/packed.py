@@ -30,11 +30,11 @@ import onnx
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.calibration.synthetic import synthesize
 from gpusq_compiler.ir import io
+from gpusq_compiler.manifest import versions
 from gpusq_compiler.passes.base import Context
 from gpusq_compiler.passes.pack import Pack
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.recipe import Overrides, plan_of
-from gpusq_compiler.manifest import versions
 from tests import zoo_models
 
 ROOT = Path(__file__).parent.parent
