@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FEWEST_STEPS = 100
 MOST_EPOCHS = 120
-SLOWEST, FASTEST = 8e9, 2.6e10
+SLOWEST, FASTEST = 8e9, 6e10
 """Multiply-adds per second on two CPU cores: of networks as small as the digits', and of
 encoders; a step costs three forward passes."""
 SMALL_STEP = 1.3e8
@@ -60,7 +60,7 @@ def seconds_per_step(operations: int, batch_size: int) -> float:
         batch_size: Samples per step.
     """
     forward = operations * batch_size
-    speed = min(FASTEST, SLOWEST * float(max(1.0, forward / SMALL_STEP) ** 0.27))
+    speed = min(FASTEST, SLOWEST * float(max(1.0, forward / SMALL_STEP) ** 0.45))
     return STEP_OVERHEAD + 3 * forward / speed
 
 
