@@ -2,8 +2,8 @@
 
 Every tensor has one type, that of the node that writes it: half, or float32 where the node
 stays float32 or the standard knows no half there. A reader of the other type reads a Cast,
-one per tensor, so that nothing is ever cast to and fro. Inputs and outputs of the model keep
-their types, bodies of If, Loop and Scan stay float32.
+one per tensor, so that nothing is ever cast back and forth. Inputs and outputs of the model
+keep their types, bodies of If, Loop and Scan stay float32.
 
     x ─▶ Cast ─▶ MatMul ─▶ Add ─▶ Cast ─▶ InstanceNormalization ─▶ Cast ─▶ ...
 
