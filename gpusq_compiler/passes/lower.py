@@ -26,7 +26,6 @@ from gpusq_compiler.ir import claims, edit, opset, query
 from gpusq_compiler.ir.changes import Snapshot
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import matching
-from gpusq_compiler.runtime import flavour
 from gpusq_compiler.trt import norms, scales
 from gpusq_compiler.trt.legal import lint, refusals
 from gpusq_compiler.trt.narrow import narrow
@@ -46,9 +45,9 @@ SCALES_OPSET = 19
 TYPED = 10
 """The first major version whose engines can have the types of the file."""
 BATCH_SIZE = 8
-TRUNCATED = (
-    "this ONNX Runtime cuts float16 off in QuantizeLinear where TensorRT and ONNX round; what "
-    "is measured here has casts around it. A file to run on it: lower.rest=fp32"
+NOT_FOR_ONNXRUNTIME = (
+    "ONNX Runtime's CPU does not compute float16 quantizers as ONNX says; what is measured here "
+    "has casts around them. A file to run on it: lower.rest=fp32"
 )
 
 
@@ -150,8 +149,8 @@ class Lower(Pass):
             reason = "TensorRT 8.6 chooses types itself: build with its flag FP16 or BF16"
             return [Finding(rule="weakly-typed", where="model", reason=reason)], 0
         findings = list(_raised(model))
-        if kind == ir.DataType.FLOAT16 and flavour.truncates_halves():
-            ctx.events.note(TRUNCATED)
+        if kind == ir.DataType.FLOAT16:
+            ctx.events.note(NOT_FOR_ONNXRUNTIME)
         left = list(self._kept(model, ctx, kind))
         casts = narrow(model, {one.node for one in left}, kind, author=self.name)
         listed = {(one.rule, one.where): one for one in left if one.rule != "native"}

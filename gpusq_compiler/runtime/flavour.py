@@ -84,39 +84,6 @@ def ceilings() -> tuple[int, int]:
     return opset, ir_version
 
 
-@functools.cache
-def truncates_halves() -> bool:
-    """Whether QuantizeLinear cuts float16 off where it should round, found by asking it.
-
-    ONNX Runtime does so on the CPU up to 1.29 (pull request 32452 repairs it).
-    """
-    import numpy as np
-    import onnx
-    import onnxruntime
-
-    kind = onnx.TensorProto.FLOAT16
-    x = onnx.helper.make_tensor_value_info("x", kind, [1])
-    codes = onnx.helper.make_tensor_value_info("codes", onnx.TensorProto.INT8, [1])
-    step, zero = np.array(1, np.float16), np.array(0, np.int8)
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"])],
-        "probe",
-        [x],
-        [codes],
-        [
-            onnx.numpy_helper.from_array(step, "step"),
-            onnx.numpy_helper.from_array(zero, "zero"),
-        ],
-    )
-    imports = [onnx.helper.make_opsetid("", 19)]
-    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=9)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    (found,) = session.run(None, {"x": np.array([0.75], np.float16)})
-    return bool(found[0] == 0)
-
-
 def refusals() -> tuple[type[Exception], ...]:
     """The exception types with which the runtime refuses a model or its inputs."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state

@@ -20,7 +20,7 @@ from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.base import Context, Fact, Pass, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
-from gpusq_compiler.passes.lower import TRUNCATED, Lower
+from gpusq_compiler.passes.lower import NOT_FOR_ONNXRUNTIME, Lower
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
@@ -362,13 +362,13 @@ class Notes(Silent):
 
 
 @pytest.mark.parametrize(("rest", "said"), [("fp16", True), ("bf16", False), ("fp32", False)])
-def test_a_runtime_that_truncates_is_said_to(
+def test_that_it_is_no_file_for_onnxruntime_is_said(
     rest: str, said: bool, context_for: ContextFor
 ) -> None:
     model, notes = tiny.mlp(), Notes()
     ctx = context_for(model, target="tensorrt", events=notes)
     lowered(frozen(model, ctx)[0], ctx, rest=rest)
-    assert (TRUNCATED in notes.said) == (said and flavour.truncates_halves())
+    assert (NOT_FOR_ONNXRUNTIME in notes.said) == said
 
 
 def test_it_needs_data(context_for: ContextFor) -> None:

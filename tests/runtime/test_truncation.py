@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-import pytest
 
 from gpusq_compiler.ir.precision import quantized_in_float
-from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import Session
 from tests import tiny
 
@@ -78,10 +76,12 @@ def test_weights_and_float_pairs_need_no_copy() -> None:
     assert quantized_in_float(model) is model
 
 
-@pytest.mark.skipif(not flavour.truncates_halves(), reason="this ONNX Runtime rounds")
-def test_the_runtime_by_itself_is_a_code_off() -> None:
+def test_the_runtime_by_itself_is_off_or_right() -> None:
+    """Up to 1.29 half of the codes are off by one; a newer one rounds."""
     session = onnxruntime.InferenceSession(
         ir.to_proto(pair()).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     found = session.run(None, {"x": X})[0]
-    assert 0.3 < np.mean(found != expected()[0]) < 0.7
+    off = float(np.mean(found != expected()[0]))
+    older = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 30)
+    assert 0.3 < off < 0.7 if older else off == 0

@@ -11,7 +11,6 @@ import onnxruntime
 
 from gpusq_compiler.ir import edit
 from gpusq_compiler.ir.precision import quantized_in_float
-from gpusq_compiler.runtime import flavour
 from gpusq_compiler.trt.narrow import narrow
 from tests import tiny
 
@@ -76,8 +75,7 @@ def types(model: ir.Model) -> dict[str, str]:
 
 def run(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """What ONNX Runtime computes, right also where it truncates float16."""
-    if flavour.truncates_halves():
-        model = quantized_in_float(model)
+    model = quantized_in_float(model)
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
