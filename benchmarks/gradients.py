@@ -25,7 +25,7 @@ HEAD = """# Gradients
 What `qat` can train, on the CPU, with ONNX Runtime Training 1.19.2. The gradients of the input
 and of all float constants are compared with central differences.
 *As it is*: the runtime alone, fed with fixed sizes. *In the copy*: after the rewrites of
-`gpusq_compiler/train/rewrites.py`, which is what `qat` trains.
+`gpusq_compiler/train/copy/rewrites.py`, which is what `qat` trains.
 
 - **right**: equal to central differences
 - **wrong**: trains something else, or has the wrong shape, without a word

@@ -21,16 +21,16 @@ from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.runtime.session import Session, input_specs, session_options
-from gpusq_compiler.train.gradient import gradient_graph, with_inputs
+from gpusq_compiler.train.copy.trainable import training_copy
+from gpusq_compiler.train.gradients.gradient import gradient_graph, with_inputs
+from gpusq_compiler.train.gradients.lossgraph import loss_model
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import HardLabel
-from gpusq_compiler.train.lossgraph import loss_model
 from gpusq_compiler.train.machine import Machine
 from gpusq_compiler.train.optimizer import names, optimizer_graph
 from gpusq_compiler.train.prepared import prepare, starting_points
 from gpusq_compiler.train.schedule import STEP, Schedule
 from gpusq_compiler.train.targets import dry_runs
-from gpusq_compiler.train.trainable import training_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

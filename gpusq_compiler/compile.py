@@ -36,8 +36,8 @@ from gpusq_compiler.request import Request, workdir_of
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import providers
-from gpusq_compiler.trt import deploy
-from gpusq_compiler.trt.options import EngineOptions
+from gpusq_compiler.trt.engines import deploy
+from gpusq_compiler.trt.engines.options import EngineOptions
 from gpusq_compiler.watch import Watch
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import platform
 
 from gpusq_compiler.errors import MissingRuntime
 from gpusq_compiler.runtime import flavour, smi
-from gpusq_compiler.trt import bindings
+from gpusq_compiler.trt.engines import bindings
 
 GPU_TRAINING = (
     "pip uninstall -y onnxruntime-training-cpu && pip install onnxruntime-training==1.19.2 "

@@ -11,7 +11,7 @@ from gpusq_compiler.ir import io
 from gpusq_compiler.passes import options
 from gpusq_compiler.plain import plain
 from gpusq_compiler.request import is_page, report_files
-from gpusq_compiler.trt.legal import lint
+from gpusq_compiler.trt.legality.legal import lint
 from gpusq_compiler.watch import DENSE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.manifest import FileSummary, Manifest
     from gpusq_compiler.passes.pipeline import PassReport
     from gpusq_compiler.runtime.samples import Samples
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.legality.rules import Version
     from gpusq_compiler.watch import Latency
 
 FORMAT = 1

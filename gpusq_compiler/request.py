@@ -17,8 +17,8 @@ from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.trt import outputs
-from gpusq_compiler.trt.options import EngineOptions
+from gpusq_compiler.trt.engines import outputs
+from gpusq_compiler.trt.engines.options import EngineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

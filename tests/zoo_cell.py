@@ -19,8 +19,8 @@ from gpusq_compiler.recipe import Overrides, plan_of
 from gpusq_compiler.request import Request
 from gpusq_compiler.runtime.metrics import cosine
 from gpusq_compiler.runtime.session import Session, fixed_batch
+from gpusq_compiler.train.copy.trainable import training_copy
 from gpusq_compiler.train.quantizers import LearnedStep
-from gpusq_compiler.train.trainable import training_copy
 from tests import judge
 from tests.train import nets
 

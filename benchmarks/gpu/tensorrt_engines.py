@@ -40,10 +40,10 @@ from gpusq_compiler.ir import io
 from gpusq_compiler.manifest import versions
 from gpusq_compiler.runtime.metrics import difference
 from gpusq_compiler.runtime.session import Session, input_specs
-from gpusq_compiler.trt.build import build
-from gpusq_compiler.trt.engine import Engine
-from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import Shapes
+from gpusq_compiler.trt.engines.build import build
+from gpusq_compiler.trt.engines.engine import Engine
+from gpusq_compiler.trt.engines.options import EngineOptions
+from gpusq_compiler.trt.engines.profiles import Shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from gpusq_compiler.runtime.samples import Feeds
-    from gpusq_compiler.trt.build import EngineInfo
+    from gpusq_compiler.trt.engines.build import EngineInfo
 
 FORMAT = 1
 FLAG_OFF, INPUTS_ONLY = "sparse-int8-flag-off", "sparse-int8-inputs-only"

@@ -11,7 +11,7 @@ from gpusq_compiler.ir import claims, io
 from gpusq_compiler.runtime import smi
 from gpusq_compiler.runtime.latency import on_host
 from gpusq_compiler.runtime.session import Session, input_specs, without_batch
-from gpusq_compiler.trt.engine import ENDINGS, Engine
+from gpusq_compiler.trt.engines.engine import ENDINGS, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,8 @@ from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import claims
 from gpusq_compiler.passes import facts
 from gpusq_compiler.plain import FORMAT, plain
-from gpusq_compiler.trt.legal import lint
-from gpusq_compiler.trt.rules import NEWEST, Version
+from gpusq_compiler.trt.legality.legal import lint
+from gpusq_compiler.trt.legality.rules import NEWEST, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.analysis.contents import Contents
     from gpusq_compiler.analysis.weights import WeightedLayer
-    from gpusq_compiler.trt.rules import Diagnosis
+    from gpusq_compiler.trt.legality.rules import Diagnosis
 
 HEADINGS = (
     "layer",

@@ -16,8 +16,8 @@ from gpusq_compiler.passes.prune import Prune, ineligible
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_of
-from gpusq_compiler.trt.layers import as_read
-from gpusq_compiler.trt.prediction import drawback
+from gpusq_compiler.trt.engines.prediction import drawback
+from gpusq_compiler.trt.legality.layers import as_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.errors import FileError
-from gpusq_compiler.trt.engine import ENDINGS
+from gpusq_compiler.trt.engines.engine import ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,8 @@ from gpusq_compiler.ir import claims, query
 from gpusq_compiler.quant.placement.scene import Scene
 from gpusq_compiler.quant.placement.topology import origin
 from gpusq_compiler.sparsity import nm
-from gpusq_compiler.trt.constants import (
+from gpusq_compiler.trt.engines.prediction import predict
+from gpusq_compiler.trt.legality.constants import (
     code_type,
     is_blocked,
     is_per_channel,
@@ -19,8 +20,7 @@ from gpusq_compiler.trt.constants import (
     prepared,
     zero_point,
 )
-from gpusq_compiler.trt.layers import as_read, is_quantized, layer_end
-from gpusq_compiler.trt.prediction import predict
+from gpusq_compiler.trt.legality.layers import as_read, is_quantized, layer_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from gpusq_compiler.runtime.samples import Array
-    from gpusq_compiler.trt.prediction import Layer as Predicted
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.engines.prediction import Layer as Predicted
+    from gpusq_compiler.trt.legality.rules import Version
 
 FLATTENED = "flattened"
 """Not an axis but all axes behind the first, in one: a pattern that no kernel reads."""

@@ -13,8 +13,8 @@ from gpusq_compiler.cli.terminal import events_for, print_json, print_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gpusq_compiler.trt.evidence import Evidence
-    from gpusq_compiler.trt.options import EngineOptions
+    from gpusq_compiler.trt.engines.evidence import Evidence
+    from gpusq_compiler.trt.engines.options import EngineOptions
 
 MODES = ("predict", "check", "on_device", "log")
 
@@ -68,8 +68,8 @@ def build_command(model: Path, **given: Any) -> None:
 
 
 def _build(model: Path, given: Mapping[str, Any]) -> None:
-    from gpusq_compiler.trt.deploy import deploy
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.engines.deploy import deploy
+    from gpusq_compiler.trt.legality.rules import Version
 
     info = deploy(
         model,
@@ -90,24 +90,24 @@ def _build(model: Path, given: Mapping[str, Any]) -> None:
 
 def _predict(model: Path, given: Mapping[str, Any]) -> None:
     from gpusq_compiler.ir import io
-    from gpusq_compiler.trt.evidence import predicted
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.engines.evidence import predicted
+    from gpusq_compiler.trt.legality.rules import Version
 
     version = Version.parse(given["tensorrt"])
     _report(predicted(io.load(model), version), given)
 
 
 def _read(model: Path, given: Mapping[str, Any]) -> None:
-    from gpusq_compiler.trt.elsewhere import evidence_of
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.engines.elsewhere import evidence_of
+    from gpusq_compiler.trt.legality.rules import Version
 
     version = Version.parse(given["tensorrt"])
     _report(evidence_of(model, given["log"], given["layers"], version), given)
 
 
 def _on_device(model: Path, given: Mapping[str, Any]) -> None:
-    from gpusq_compiler.trt.deploy import prepare
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.engines.deploy import prepare
+    from gpusq_compiler.trt.legality.rules import Version
 
     version = Version.parse(given["tensorrt"])
     for path in prepare(model, _engine(model, given), _options(given), version):
@@ -118,7 +118,7 @@ def _check(model: Path, given: Mapping[str, Any]) -> None:
     import dataclasses
 
     from gpusq_compiler.errors import GateError
-    from gpusq_compiler.trt.check import HEADINGS, check
+    from gpusq_compiler.trt.engines.check import HEADINGS, check
 
     found = check(model, shapes_of(given))
     if found.refusal is not None:
@@ -138,7 +138,7 @@ def _engine(model: Path, given: Mapping[str, Any]) -> Path:
 
 
 def _options(given: Mapping[str, Any]) -> EngineOptions:
-    from gpusq_compiler.trt.options import EngineOptions
+    from gpusq_compiler.trt.engines.options import EngineOptions
 
     return EngineOptions(
         sparse_weights=given["sparse"],
@@ -164,7 +164,7 @@ def _report(evidence: Evidence, given: Mapping[str, Any]) -> None:
 
 
 def _show(evidence: Evidence) -> None:
-    from gpusq_compiler.trt.evidence import HEADINGS
+    from gpusq_compiler.trt.engines.evidence import HEADINGS
 
     print_table(HEADINGS, evidence.rows())
     click.echo(evidence.summary())

@@ -72,7 +72,7 @@ def asked(given: Mapping[str, Any], events: Events) -> tuple[Plan, Request]:
     """What the options mean: the passes, and everything around them."""
     from gpusq_compiler.recipe import Overrides, plan_of
     from gpusq_compiler.request import Request
-    from gpusq_compiler.trt.options import EngineOptions
+    from gpusq_compiler.trt.engines.options import EngineOptions
 
     overrides = Overrides(
         steps=given["steps"],

@@ -20,7 +20,7 @@ def inspect_command(model: Path, tensorrt: str, as_json: bool) -> None:
     """
     from gpusq_compiler.analysis.inspection import FIGURES, HEADINGS, inspect
     from gpusq_compiler.ir import io, soundness
-    from gpusq_compiler.trt.rules import Version
+    from gpusq_compiler.trt.legality.rules import Version
 
     set_up_logs(verbose=False)
     version = Version.parse(tensorrt)

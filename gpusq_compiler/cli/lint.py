@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from gpusq_compiler.trt.rules import Diagnosis, Place, Version
+    from gpusq_compiler.trt.legality.rules import Diagnosis, Place, Version
 
 
 @click.command("lint")
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def lint_command(model: Path, tensorrt: str, fix: Path | None, as_json: bool) -> None:
     """What TensorRT would refuse in MODEL, run in float, or not run sparse."""
     from gpusq_compiler.ir import io
-    from gpusq_compiler.trt.legal import lint
-    from gpusq_compiler.trt.rules import Severity, Version
+    from gpusq_compiler.trt.legality.legal import lint
+    from gpusq_compiler.trt.legality.rules import Severity, Version
 
     version = Version.parse(tensorrt)
     loaded, places = io.load(model), None
@@ -52,7 +52,7 @@ def lint_command(model: Path, tensorrt: str, fix: Path | None, as_json: bool) ->
 def _repaired(model: ir.Model, out: Path) -> tuple[ir.Model, Sequence[Place]]:
     """Write the repaired copy; it and what was repaired."""
     from gpusq_compiler.ir import io
-    from gpusq_compiler.trt.repair import repair
+    from gpusq_compiler.trt.legality.repair import repair
 
     io.require_writable(out, model)
     repaired = repair(model)
@@ -98,7 +98,7 @@ def _print_json(
 
 
 def _counts(found: Sequence[Diagnosis]) -> dict[str, int]:
-    from gpusq_compiler.trt.rules import Severity
+    from gpusq_compiler.trt.legality.rules import Severity
 
     return {
         severity.value: sum(one.severity is severity for one in found) for severity in Severity

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gpusq_compiler.trt.profiles import Shapes
+    from gpusq_compiler.trt.engines.profiles import Shapes
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 _SPEC = "NAME:1x3x224x224,..."
@@ -28,6 +28,6 @@ def shape_options(command: Command) -> Command:
 
 def shapes_of(given: Mapping[str, Any]) -> Shapes:
     """What a command was given."""
-    from gpusq_compiler.trt.profiles import Shapes
+    from gpusq_compiler.trt.engines.profiles import Shapes
 
     return Shapes.parse(given["min_shapes"], given["opt_shapes"], given["max_shapes"])

@@ -14,8 +14,8 @@ from gpusq_compiler.ir import claims, packed, query
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
 from gpusq_compiler.sparsity import nm
-from gpusq_compiler.trt.legal import refusals
-from gpusq_compiler.trt.rules import NEWEST, Version
+from gpusq_compiler.trt.legality.legal import refusals
+from gpusq_compiler.trt.legality.rules import NEWEST, Version
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array

@@ -26,18 +26,18 @@ from gpusq_compiler.ir import claims, edit, opset, query
 from gpusq_compiler.ir.changes import Snapshot
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import matching
-from gpusq_compiler.trt import norms, scales
-from gpusq_compiler.trt.legal import lint, refusals
-from gpusq_compiler.trt.narrow import narrow
-from gpusq_compiler.trt.repair import repair
-from gpusq_compiler.trt.rules import Severity, Version
-from gpusq_compiler.trt.wide import Kept, Sight, kept
+from gpusq_compiler.trt.half import norms, scales
+from gpusq_compiler.trt.legality.legal import lint, refusals
+from gpusq_compiler.trt.half.narrow import narrow
+from gpusq_compiler.trt.legality.repair import repair
+from gpusq_compiler.trt.legality.rules import Severity, Version
+from gpusq_compiler.trt.half.wide import Kept, Sight, kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpusq_compiler.passes.base import Context
-    from gpusq_compiler.trt.options import EngineOptions
+    from gpusq_compiler.trt.engines.options import EngineOptions
 
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 SCALES_OPSET = 19

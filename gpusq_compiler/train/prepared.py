@@ -11,17 +11,17 @@ import onnx
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import query
 from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
-from gpusq_compiler.train import fakequant
-from gpusq_compiler.train.attempts import Attempts
-from gpusq_compiler.train.gradient import with_inputs
-from gpusq_compiler.train.kernels import with_kernels
-from gpusq_compiler.train.lossgraph import LossModel, loss_model
+from gpusq_compiler.train.copy.trainable import training_copy
+from gpusq_compiler.train.gradients.attempts import Attempts
+from gpusq_compiler.train.gradients.gradient import with_inputs
+from gpusq_compiler.train.gradients.lossgraph import LossModel, loss_model
+from gpusq_compiler.train.gradients.reach import Reach
+from gpusq_compiler.train.kernels import fakequant
+from gpusq_compiler.train.kernels.forms import with_kernels
+from gpusq_compiler.train.kernels.ordering import in_order
 from gpusq_compiler.train.optimizer import Parameter
-from gpusq_compiler.train.ordering import in_order
-from gpusq_compiler.train.reach import Reach
 from gpusq_compiler.train.sessions import on_cpu, session_of
 from gpusq_compiler.train.targets import Batches, dry_runs
-from gpusq_compiler.train.trainable import training_copy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

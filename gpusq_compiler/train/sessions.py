@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.session import providers, session_options
-from gpusq_compiler.train.gradient import explained
+from gpusq_compiler.train.gradients.gradient import explained
 
 if TYPE_CHECKING:
     from gpusq_compiler.train.job import TrainJob

@@ -16,7 +16,7 @@ from gpusq_compiler.runtime.samples import (
     training_rows,
 )
 from gpusq_compiler.runtime.session import Session, fixed_batch, input_specs
-from gpusq_compiler.train.lossgraph import TEACHER
+from gpusq_compiler.train.gradients.lossgraph import TEACHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx_ir as ir
 
+    from gpusq_compiler.train.gradients.lossgraph import LossModel
     from gpusq_compiler.train.job import TrainJob
-    from gpusq_compiler.train.lossgraph import LossModel
 
 CACHE_LIMIT = 256 << 20
 """Teacher tensors of a set of samples are kept when they need at most this many bytes."""

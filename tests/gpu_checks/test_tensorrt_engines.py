@@ -11,15 +11,15 @@ import pytest
 from benchmarks.gpu import tensorrt_engines
 from gpusq_compiler.errors import FileError
 from gpusq_compiler.ir import io
-from gpusq_compiler.trt import evidence
-from gpusq_compiler.trt.build import EngineInfo
+from gpusq_compiler.trt.engines import evidence
+from gpusq_compiler.trt.engines.build import EngineInfo
 from tests.analysis.test_bench import double
 from tests.trt.fake_gpu import SECONDS_PER_RUN, VERSIONS, FakeDriver, install, plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpusq_compiler.trt.options import EngineOptions
+    from gpusq_compiler.trt.engines.options import EngineOptions
 
 TWINS = ("dense-fp16", "dense-int8", "sparse-fp16")
 

@@ -13,9 +13,9 @@ import tomlkit
 
 from gpusq_compiler import page
 from gpusq_compiler.errors import ReportError
-from gpusq_compiler.trt.build import EngineInfo
-from gpusq_compiler.trt.evidence import MEASURED, Evidence
-from gpusq_compiler.trt.prediction import Layer
+from gpusq_compiler.trt.engines.build import EngineInfo
+from gpusq_compiler.trt.engines.evidence import MEASURED, Evidence
+from gpusq_compiler.trt.engines.prediction import Layer
 from tests.page import reports
 from tests.page.html import Page
 

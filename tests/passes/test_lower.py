@@ -30,10 +30,10 @@ from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import Session
 from gpusq_compiler.sparsity.scores import Magnitude
-from gpusq_compiler.trt.legal import lint
-from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import Shapes
-from gpusq_compiler.trt.rules import Severity, Version
+from gpusq_compiler.trt.legality.legal import lint
+from gpusq_compiler.trt.engines.options import EngineOptions
+from gpusq_compiler.trt.engines.profiles import Shapes
+from gpusq_compiler.trt.legality.rules import Severity, Version
 from tests import shell, tiny
 from tests.train.nets import ArraySamples
 from tests.trt import halves

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from gpusq_compiler.train.widened import graphs
+from gpusq_compiler.train.copy.widened import graphs
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array

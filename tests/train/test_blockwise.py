@@ -13,10 +13,10 @@ from onnx.utils import Extractor
 
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
+from gpusq_compiler.train.gradients.lossgraph import TEACHER
 from gpusq_compiler.train.job import ParameterGroup, TrainJob, TrainResult
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import FeatureError, OutputError, SoftLogits
-from gpusq_compiler.train.lossgraph import TEACHER
 from gpusq_compiler.train.machine import Machine
 from gpusq_compiler.train.prepared import prepare
 from tests.train import nets

@@ -9,11 +9,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.train.gradient import MissingGradient, gradient_graph, with_inputs
+from gpusq_compiler.train.gradients.gradient import (
+    MissingGradient,
+    gradient_graph,
+    with_inputs,
+)
+from gpusq_compiler.train.gradients.reach import inputs_of
 from gpusq_compiler.train.job import ParameterGroup
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import OutputError
-from gpusq_compiler.train.reach import inputs_of
 from tests.train import nets
 from tests.train.test_gradient import gradients, slope, with_loss
 

@@ -9,16 +9,16 @@ import onnx
 import pytest
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.train.gradient import (
+from gpusq_compiler.train.copy.trainable import training_copy
+from gpusq_compiler.train.gradients.gradient import (
     MissingGradient,
     explained,
     gradient_graph,
     with_inputs,
 )
+from gpusq_compiler.train.gradients.reach import Reach
 from gpusq_compiler.train.protograph import ProtoGraph, array_of
 from gpusq_compiler.train.quantizers import LearnedStep
-from gpusq_compiler.train.reach import Reach
-from gpusq_compiler.train.trainable import training_copy
 from tests.train import nets
 from tests.train.test_trainable import operator_model, qdq_model
 

@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.train import fakequant
-from gpusq_compiler.train.gradient import gradient_graph, with_inputs
-from gpusq_compiler.train.kernels import with_kernels
+from gpusq_compiler.train.gradients.gradient import gradient_graph, with_inputs
+from gpusq_compiler.train.kernels import fakequant
+from gpusq_compiler.train.kernels.forms import with_kernels
 from gpusq_compiler.train.protograph import array_of
 from tests.train import nets
 from tests.train.test_gradient import gradients, lsq_oracle, with_loss

@@ -13,8 +13,8 @@ import pytest
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime.events import Silent
-from gpusq_compiler.train import probe
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
+from gpusq_compiler.train.gradients import probe
 from gpusq_compiler.train.job import Loss, LossGraph, ParameterGroup, TrainJob, TrainResult
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.losses import (

@@ -10,6 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.errors import OptionError, TrainingError
+from gpusq_compiler.train.copy.trainable import training_copy
+from gpusq_compiler.train.gradients.lossgraph import loss_model
 from gpusq_compiler.train.job import Loss, LossGraph
 from gpusq_compiler.train.losses import (
     AttentionTransfer,
@@ -20,9 +22,7 @@ from gpusq_compiler.train.losses import (
     OutputError,
     SoftLogits,
 )
-from gpusq_compiler.train.lossgraph import loss_model
 from gpusq_compiler.train.quantizers import LearnedStep
-from gpusq_compiler.train.trainable import training_copy
 from tests.train import nets
 
 if TYPE_CHECKING:

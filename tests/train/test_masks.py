@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.train.gradient import gradient_graph, with_inputs
-from gpusq_compiler.train.masks import mask_gradients
+from gpusq_compiler.train.gradients.gradient import gradient_graph, with_inputs
+from gpusq_compiler.train.gradients.masks import mask_gradients
 from gpusq_compiler.train.protograph import ProtoGraph, array_of
 from tests.train import nets
 from tests.train.test_gradient import with_loss

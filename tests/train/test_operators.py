@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpusq_compiler.runtime.session import Session
-from gpusq_compiler.train.rewrites import REWRITES
+from gpusq_compiler.train.copy.rewrites import REWRITES
 from tests.train import nets
 from tests.train.operators import CASES
 from tests.train.outcomes import NONE, RIGHT, bare, copy_of, outcome

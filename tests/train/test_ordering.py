@@ -11,8 +11,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from gpusq_compiler.train.gradient import gradient_graph, with_inputs
-from gpusq_compiler.train.ordering import in_order
+from gpusq_compiler.train.gradients.gradient import gradient_graph, with_inputs
+from gpusq_compiler.train.kernels.ordering import in_order
 from gpusq_compiler.train.sessions import training_options
 from tests.train import nets
 from tests.train.test_gradient import with_loss

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime.session import Session
+from gpusq_compiler.train.copy.trainable import training_copy
 from gpusq_compiler.train.quantizers import LearnedStep
-from gpusq_compiler.train.trainable import training_copy
 from tests.train import nets
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.runtime.session import Session, fixed_batch
+from gpusq_compiler.train.copy.trainable import training_copy
 from gpusq_compiler.train.loop import OrtTrainer
 from gpusq_compiler.train.quantizers import LearnedStep
-from gpusq_compiler.train.trainable import training_copy
 from tests.train import nets
 
 if TYPE_CHECKING:

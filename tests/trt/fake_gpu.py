@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpusq_compiler.trt import bindings
+from gpusq_compiler.trt.engines import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,7 +11,7 @@ import onnxruntime
 
 from gpusq_compiler.ir import edit
 from gpusq_compiler.ir.precision import quantized_in_float
-from gpusq_compiler.trt.narrow import narrow
+from gpusq_compiler.trt.half.narrow import narrow
 from tests import tiny
 
 if TYPE_CHECKING:

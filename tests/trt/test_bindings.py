@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpusq_compiler.errors import MissingRuntime
-from gpusq_compiler.trt import bindings
-from gpusq_compiler.trt.rules import Version
+from gpusq_compiler.trt.engines import bindings
+from gpusq_compiler.trt.legality.rules import Version
 from tests.trt.fakes import FakeDriver, FakeTensorRT
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from gpusq_compiler.errors import (
     PostconditionError,
 )
 from gpusq_compiler.runtime.events import Silent
-from gpusq_compiler.trt import bindings
-from gpusq_compiler.trt.build import build
-from gpusq_compiler.trt.deploy import absent, deploy
-from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import Shapes
+from gpusq_compiler.trt.engines import bindings
+from gpusq_compiler.trt.engines.build import build
+from gpusq_compiler.trt.engines.deploy import absent, deploy
+from gpusq_compiler.trt.engines.options import EngineOptions
+from gpusq_compiler.trt.engines.profiles import Shapes
 from tests.trt.cases import CASES
 from tests.trt.fakes import SERIALIZED, VERSIONS, FakeDriver, FakeTensorRT
 

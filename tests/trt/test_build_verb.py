@@ -16,9 +16,9 @@ import pytest
 
 from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
-from gpusq_compiler.trt import bindings
-from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import Shapes
+from gpusq_compiler.trt.engines import bindings
+from gpusq_compiler.trt.engines.options import EngineOptions
+from gpusq_compiler.trt.engines.profiles import Shapes
 from tests import shell
 from tests.trt.cases import CASES
 from tests.trt.chains import chain

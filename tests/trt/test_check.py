@@ -23,11 +23,11 @@ from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.sparsity.scores import Magnitude
-from gpusq_compiler.trt import bindings
-from gpusq_compiler.trt.check import Checked, Product, check
-from gpusq_compiler.trt.network import network_of
-from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import Shapes, profiles_of
+from gpusq_compiler.trt.engines import bindings
+from gpusq_compiler.trt.engines.check import Checked, Product, check
+from gpusq_compiler.trt.engines.network import network_of
+from gpusq_compiler.trt.engines.options import EngineOptions
+from gpusq_compiler.trt.engines.profiles import Shapes, profiles_of
 from tests import tiny, zoo_models
 from tests.trt import fakes
 from tests.trt.cases import CASES

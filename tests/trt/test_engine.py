@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gpusq_compiler.errors import DataError, FileError, MissingRuntime, ModelError
-from gpusq_compiler.trt import cuda
-from gpusq_compiler.trt.engine import RUNS_PER_TURN, Engine
+from gpusq_compiler.trt.engines import cuda
+from gpusq_compiler.trt.engines.engine import RUNS_PER_TURN, Engine
 from tests.trt import fake_gpu, fakes
 from tests.trt.fake_gpu import SECONDS_PER_RUN, VERSIONS, FakeDriver, install, plan
 

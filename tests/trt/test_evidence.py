@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from gpusq_compiler.errors import DataError, FileError, ModelError
-from gpusq_compiler.trt import enginelayers
-from gpusq_compiler.trt.buildlog import sparsity_pairs
-from gpusq_compiler.trt.elsewhere import evidence_of
-from gpusq_compiler.trt.evidence import (
+from gpusq_compiler.trt.engines import enginelayers
+from gpusq_compiler.trt.engines.buildlog import sparsity_pairs
+from gpusq_compiler.trt.engines.elsewhere import evidence_of
+from gpusq_compiler.trt.engines.evidence import (
     HEADINGS,
     MEASURED,
     PREDICTED,
@@ -27,7 +27,7 @@ from gpusq_compiler.trt.evidence import (
     predicted,
     without_sparse_cores,
 )
-from gpusq_compiler.trt.names import NodeNames, foreign_nodes, metadata_names
+from gpusq_compiler.trt.engines.names import NodeNames, foreign_nodes, metadata_names
 from tests import tiny
 from tests.trt.chains import chain
 

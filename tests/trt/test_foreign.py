@@ -11,9 +11,9 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from gpusq_compiler.ir import io
-from gpusq_compiler.trt.legal import lint
-from gpusq_compiler.trt.repair import repair
-from gpusq_compiler.trt.rules import Severity
+from gpusq_compiler.trt.legality.legal import lint
+from gpusq_compiler.trt.legality.repair import repair
+from gpusq_compiler.trt.legality.rules import Severity
 from tests import tiny
 from tests.trt.test_repair import run
 

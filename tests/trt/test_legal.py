@@ -17,8 +17,8 @@ from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
-from gpusq_compiler.trt.legal import RULES, lint
-from gpusq_compiler.trt.rules import MEANING, NEWEST, Severity, Version
+from gpusq_compiler.trt.legality.legal import RULES, lint
+from gpusq_compiler.trt.legality.rules import MEANING, NEWEST, Severity, Version
 from tests import tiny
 from tests.trt.cases import CASES
 from tests.trt.small_graphs import CODES, STEP, Case

@@ -26,9 +26,9 @@ from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.passes.twins import Twins, unquantized
 from gpusq_compiler.runtime.session import Session, fixed_batch
 from gpusq_compiler.sparsity.scores import Magnitude
-from gpusq_compiler.trt.check import check
-from gpusq_compiler.trt.legal import refusals
-from gpusq_compiler.trt.rules import NEWEST
+from gpusq_compiler.trt.engines.check import check
+from gpusq_compiler.trt.legality.legal import refusals
+from gpusq_compiler.trt.legality.rules import NEWEST
 from tests import tiny, zoo_models
 from tests.trt import halves
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gpusq_compiler.trt.check import Checked
+    from gpusq_compiler.trt.engines.check import Checked
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.ir import claims, edit
-from gpusq_compiler.trt.narrow import narrow
+from gpusq_compiler.trt.half.narrow import narrow
 from tests import tiny
 from tests.trt.halves import FLOAT, HALF, casts, error, every, halved, run, types
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.trt import norms
+from gpusq_compiler.trt.half import norms
 from tests import tiny
 
 HEAD = "net (float[N, 8] x, float[N, 1] o) => (float[N, 8] y) "

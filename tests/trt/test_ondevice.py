@@ -15,11 +15,11 @@ import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.errors import FileError
-from gpusq_compiler.trt import ondevice
-from gpusq_compiler.trt.deploy import prepare
-from gpusq_compiler.trt.options import EngineOptions
-from gpusq_compiler.trt.profiles import Shapes, profiles_of
-from gpusq_compiler.trt.rules import NEWEST, Version
+from gpusq_compiler.trt.engines import ondevice
+from gpusq_compiler.trt.engines.deploy import prepare
+from gpusq_compiler.trt.engines.options import EngineOptions
+from gpusq_compiler.trt.engines.profiles import Shapes, profiles_of
+from gpusq_compiler.trt.legality.rules import NEWEST, Version
 from tests import tiny
 from tests.trt.chains import chain
 

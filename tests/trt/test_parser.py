@@ -17,11 +17,12 @@ from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
-from gpusq_compiler.trt import bindings, operators
-from gpusq_compiler.trt.check import Checked, check
-from gpusq_compiler.trt.legal import lint
-from gpusq_compiler.trt.repair import repair
-from gpusq_compiler.trt.rules import NEWEST, Severity
+from gpusq_compiler.trt.engines import bindings
+from gpusq_compiler.trt.engines.check import Checked, check
+from gpusq_compiler.trt.legality import operators
+from gpusq_compiler.trt.legality.legal import lint
+from gpusq_compiler.trt.legality.repair import repair
+from gpusq_compiler.trt.legality.rules import NEWEST, Severity
 from tests import tiny
 from tests.trt.cases import CASES
 from tests.trt.test_repair import REPAIRED

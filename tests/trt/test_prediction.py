@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.trt.names import NodeNames
-from gpusq_compiler.trt.prediction import Layer, predict
-from gpusq_compiler.trt.rules import Version
+from gpusq_compiler.trt.engines.names import NodeNames
+from gpusq_compiler.trt.engines.prediction import Layer, predict
+from gpusq_compiler.trt.legality.rules import Version
 from tests.trt.cases import CASES
 from tests.trt.chains import chain
 from tests.trt.small_graphs import Case

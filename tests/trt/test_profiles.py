@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from gpusq_compiler.errors import ModelError, OptionError
-from gpusq_compiler.trt.profiles import Profile, Shapes, profiles_of, text_of, usual_profiles
+from gpusq_compiler.trt.engines.profiles import (
+    Profile,
+    Shapes,
+    profiles_of,
+    text_of,
+    usual_profiles,
+)
 from tests import tiny
 
 IMAGE = "g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }"

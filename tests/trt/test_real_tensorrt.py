@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.errors import MissingRuntime
-from gpusq_compiler.trt import bindings
-from gpusq_compiler.trt.build import build
+from gpusq_compiler.trt.engines import bindings
+from gpusq_compiler.trt.engines.build import build
 from tests.trt.chains import chain
 from tests.trt.fakes import API
 

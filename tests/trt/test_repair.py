@@ -10,9 +10,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from gpusq_compiler.trt.legal import RULES, lint
-from gpusq_compiler.trt.repair import repair
-from gpusq_compiler.trt.rules import Severity, Version
+from gpusq_compiler.trt.legality.legal import RULES, lint
+from gpusq_compiler.trt.legality.repair import repair
+from gpusq_compiler.trt.legality.rules import Severity, Version
 from tests import tiny
 from tests.trt.cases import CASES
 from tests.trt.small_graphs import CODES, STEP, STEPS, Case, with_element

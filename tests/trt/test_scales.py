@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.trt import scales
+from gpusq_compiler.trt.half import scales
 from tests import tiny
 from tests.trt.halves import HALF
 

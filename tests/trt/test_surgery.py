@@ -10,9 +10,9 @@ import pytest
 
 from gpusq_compiler.ir import edit
 from gpusq_compiler.ir.surgeon import surgery
-from gpusq_compiler.trt.legal import refusals
-from gpusq_compiler.trt.rules import NEWEST
-from gpusq_compiler.trt.surgery import drop_dead_outputs, spell_out
+from gpusq_compiler.trt.legality.legal import refusals
+from gpusq_compiler.trt.legality.rules import NEWEST
+from gpusq_compiler.trt.legality.surgery import drop_dead_outputs, spell_out
 from tests import tiny
 from tests.trt import halves
 

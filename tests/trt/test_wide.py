@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from gpusq_compiler.ir import edit
-from gpusq_compiler.trt.wide import Sight, kept
+from gpusq_compiler.trt.half.wide import Sight, kept
 from tests import tiny
 from tests.trt.halves import HALF
 

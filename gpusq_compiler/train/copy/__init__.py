@@ -1,0 +1,1 @@
+"""The training copy: the model in operators that have a gradient."""

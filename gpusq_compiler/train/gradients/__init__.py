@@ -1,0 +1,1 @@
+"""From the training copy to a graph of forward and backward."""

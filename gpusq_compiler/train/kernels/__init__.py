@@ -1,0 +1,1 @@
+"""How graphs of training run fast on the CPU."""

@@ -1,0 +1,1 @@
+"""From float32 to half precision, for TensorRT."""

@@ -1,0 +1,1 @@
+"""What TensorRT accepts: rules as data, their checks, and making a model acceptable."""
