@@ -310,40 +310,6 @@ def critical_values(model: ir.Model) -> list[ir.Value]:
     return [value for value in chosen if value.name not in outputs]
 
 
-SAME_VALUES = (
-    "Identity",
-    "Cast",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Gather",
-    "Slice",
-)
-POOLS = ("LayerNormalization", "LpNormalization", "ReduceMean", "ReduceSum", "Tanh")
-
-
-def embeddings(model: ir.Model) -> set[str]:
-    """Outputs that are pooled or normalised vectors: their values matter, not their ranking.
-
-    An output ``[samples, width]`` looks like class scores by its shape alone; class scores
-    come from a weighted layer.
-    """
-    return {value.name or "" for value in model.graph.outputs if _is_embedding(value)}
-
-
-def _is_embedding(value: ir.Value) -> bool:
-    node = value.producer()
-    while node is not None and is_op(node, *SAME_VALUES) and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    if node is None:
-        return False
-    if is_op(node, "Div"):
-        divisor = node.inputs[1]
-        return divisor is not None and divisor.producer() is not None
-    return is_op(node, *POOLS)
-
-
 def _normalized(value: ir.Value) -> ir.Value:
     readers = {node for node, _ in value.uses()}
     if len(readers) == 1 and is_op(next(iter(readers)), "LayerNormalization"):
@@ -370,3 +336,20 @@ def magnitude(model: ir.Model) -> float:
         if use.value.const_value is not None
     ]
     return float(np.median(sizes)) if sizes else 0.0
+
+
+def is_convolutional(model: ir.Model) -> bool:
+    """Whether most weights stand in convolutions over space, with kernels larger than one."""
+    sizes = [
+        (use, use.value.const_value.size)
+        for use in weight_uses(model)
+        if use.value.const_value is not None
+    ]
+    spatial = sum(size for use, size in sizes if _is_spatial(use))
+    return 2 * spatial > sum(size for _, size in sizes)
+
+
+def _is_spatial(use: WeightUse) -> bool:
+    if use.node.op_type not in {"Conv", "ConvTranspose"} or use.value.const_value is None:
+        return False
+    return math.prod(use.value.const_value.shape.numpy()[2:]) > 1

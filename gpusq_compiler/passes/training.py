@@ -13,7 +13,7 @@ from gpusq_compiler.calibration import collect
 from gpusq_compiler.calibration.batches import MIN_TRAINING_SAMPLES
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import OptionError, PostconditionError, PreconditionError
-from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.ir import claims, edit, outputs, query
 from gpusq_compiler.passes import stages, trained
 from gpusq_compiler.passes.base import Pass, PassResult
 from gpusq_compiler.passes.options import near
@@ -102,8 +102,10 @@ class TrainingPass(Pass, abc.ABC):
         """Choose steps and batch size where the user did not; measured under a budget."""
         chosen = self._sized(model, ctx)
         if self.learning_rate is None:
-            rate = float(f"{default_learning_rate(query.magnitude(model)):.3g}")
-            chosen = dataclasses.replace(chosen, learning_rate=rate)
+            rate = default_learning_rate(
+                query.magnitude(model), convolutional=query.is_convolutional(model)
+            )
+            chosen = dataclasses.replace(chosen, learning_rate=float(f"{rate:.3g}"))
         if self.steps is None and ctx.budget is not None:
             chosen = chosen._within_budget(model, ctx)
         every = self.evaluate_every or max(1, (chosen.steps or 0) // LOOKS)
@@ -305,7 +307,7 @@ def masks_of(model: ir.Model) -> dict[str, npt.NDArray[np.bool_]]:
 
 def _has_logits(model: ir.Model) -> bool:
     """Whether an output is class scores, as far as the file says."""
-    embeddings = query.embeddings(model)
+    embeddings = outputs.embeddings(model)
     flat = (value for value in model.graph.outputs if len(value.shape or ()) == 2)
     return any(value.name not in embeddings for value in flat)
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gpusq_compiler.errors import ModelError
-from gpusq_compiler.ir import query
+from gpusq_compiler.ir import outputs
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.metrics import Difference
 from gpusq_compiler.runtime.session import Session
@@ -70,7 +70,7 @@ def compare(
         Session(one, outputs=tensors, threads=threads, device=device)
         for one in (reference, model)
     )
-    vectors = query.embeddings(reference)
+    vectors = outputs.embeddings(reference)
     sums: dict[str, Difference] = {}
     agreed: dict[str, list[int]] = {}
     events.begin("compare", samples.count)

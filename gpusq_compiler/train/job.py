@@ -61,6 +61,13 @@ class LossGraph(GraphBuilder, Protocol):
         """Name of the labels' tensor, None when there are none."""
         ...
 
+    def parts(self, output: str) -> tuple[str, ...]:
+        """The tensors that an output joins, where teacher and student agree on them.
+
+        Otherwise the output itself.
+        """
+        ...
+
     def factor(self, name: str) -> float:
         """The weight w_i of a critical layer among all; 1 unless the job says otherwise."""
         ...

@@ -78,7 +78,8 @@ class SoftLogits(Loss):
 class OutputError(Loss):
     r"""Relative squared error of outputs that are not logits (our choice).
 
-    ``mean((t - s)^2) / mean(t^2)``, summed over outputs.
+    ``mean((t - s)^2) / mean(t^2)``, summed over outputs. An output that joins tensors, as
+    detectors join boxes and scores, is the mean over these: each counts by its own size.
 
     Attributes:
         logits: Whether class scores, which ``soft-logits`` covers, count too.
@@ -90,7 +91,7 @@ class OutputError(Loss):
     def build(self, graph: LossGraph) -> str | None:
         """Sum the relative error of each output that is left."""
         names = [name for name in graph.outputs if self.logits or name not in graph.logits]
-        return total(graph, [relative_error(graph, name) for name in names])
+        return total(graph, [_mean_of_parts(graph, graph.parts(name)) for name in names])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,13 @@ def relative_error(graph: LossGraph, name: str) -> str:
         error, power = (graph.node("Mul", x, weights) for x in (error, power))
     known = graph.node("Add", mean(graph, power), graph.constant(TINY))
     return graph.node("Div", mean(graph, error), known)
+
+
+def _mean_of_parts(graph: LossGraph, names: Sequence[str]) -> str:
+    errors = [relative_error(graph, name) for name in names]
+    if len(errors) == 1:
+        return errors[0]
+    return graph.node("Div", graph.node("Sum", *errors), graph.constant(float(len(errors))))
 
 
 def mean(graph: LossGraph, x: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from gpusq_compiler.errors import TrainingError
-from gpusq_compiler.ir import query
+from gpusq_compiler.ir import outputs
 from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
 from gpusq_compiler.train.copy.trainable import training_copy
 from gpusq_compiler.train.gradients.attempts import Attempts
@@ -83,7 +83,8 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
         job.terms,
         job.features,
         factors=job.factors,
-        embeddings=query.embeddings(job.student),
+        embeddings=outputs.embeddings(job.student),
+        parts=_common_parts(job),
         with_teacher=job.teacher is not None,
         with_labels=_has_class_ids(job.data),
         blockwise=job.blockwise,
@@ -108,6 +109,18 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
         backward=backward,
         forward=session_of(forward.SerializeToString(), job),
     )
+
+
+def _common_parts(job: TrainJob) -> dict[str, tuple[str, ...]]:
+    """What outputs join, where the teacher's outputs join tensors of the same names."""
+    if job.teacher is None:
+        return {}
+    theirs = outputs.joined(job.teacher)
+    return {
+        output: parts
+        for output, parts in outputs.joined(job.student).items()
+        if theirs.get(output) == parts
+    }
 
 
 def _has_class_ids(samples: Samples) -> bool:

@@ -217,25 +217,24 @@ def test_a_post_norm_stream_goes_on_behind_the_norm() -> None:
     assert [v.name for v in query.critical_values(model)] == ["n"]
 
 
-TAILS = {
-    "y = Gemm(h, w)": False,
-    "s = Gemm(h, w)  y = Div(s, two)": False,
-    "s = Gemm(h, w)  y = Softmax(s)": False,
-    "l = ReduceL2<axes = [1]>(h)  y = Div(h, l)": True,
-    "l = LpNormalization(h)  y = Identity(l)": True,
-    "t = Gemm(h, w)  y = Tanh(t)": True,
-    "m = ReduceMean<axes = [2]>(x)  y = Reshape(m, flat)": True,
-    "n = LayerNormalization(x, g)  y = Gather<axis = 2>(n, first)": True,
-}
+@pytest.mark.parametrize(
+    ("model", "convolutional"),
+    [(tiny.conv_bn_relu(), True), (tiny.residual(), True), (tiny.mlp(), False)],
+)
+def test_convolutional_is_what_holds_most_weights_in_kernels(
+    model: ir.Model, convolutional: bool
+) -> None:
+    assert query.is_convolutional(model) is convolutional
 
 
-@pytest.mark.parametrize(("tail", "pooled"), TAILS.items())
-def test_pooled_and_normalised_vectors_are_no_class_scores(tail: str, pooled: bool) -> None:
-    model = tiny.model_of(f"""
-    net (float[N, 8, 4] x) => (float[N, M] y)
-        <float[8, 8] w, float[4] g, float two = {{2.0}}, int64 first = {{0}},
-         int64[2] flat = {{-1, 8}}> {{
-        h = Gather<axis = 2>(x, first)
-        {tail}
-    }}""")
-    assert query.embeddings(model) == ({"y"} if pooled else set())
+def test_kernels_of_one_element_are_matrices() -> None:
+    model = tiny.model_of("""
+    net (float[N, 8, 4, 4] x) => (float[N, 8, 4, 4] y)
+        <float[8, 8, 1, 1] w, float[8, 1, 3, 3] v> {
+        c = Conv(x, w)
+        y = Conv<group = 8, pads = [1, 1, 1, 1]>(c, v)
+    }""")
+    assert query.is_convolutional(model) == (8 * 9 > 64)
+    weights = {use.value.name: use for use in query.weight_uses(model)}
+    weights["v"].value.const_value = None
+    assert not query.is_convolutional(model)

@@ -15,7 +15,9 @@ from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.distill import Distill
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
-from gpusq_compiler.passes.stages import FASTER
+from gpusq_compiler.ir import query
+from gpusq_compiler.train.budget import BOLDER, RATE
+from gpusq_compiler.passes.stages import FASTER, FASTER_CONVOLUTIONS
 from gpusq_compiler.passes.training import WITH_LOGITS, WITHOUT_LOGITS
 from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.train.fixed import FixedTrainer
@@ -155,3 +157,16 @@ def test_class_scores_get_more_of_the_steps_together(context_for: ContextFor) ->
         for model in (scores, tokens)
     ]
     assert shares == [WITH_LOGITS, WITHOUT_LOGITS]
+
+
+def test_convolutions_get_a_larger_rate_and_less_more_of_it_alone(
+    context_for: ContextFor,
+) -> None:
+    model = tiny.residual()
+    step = Distill(steps=40, batch_size=8, blockwise=0.25)
+    trainer = Scripted(losses=[[1.0], [0.8, 0.4], [0.7, 0.3]])
+    distilled(model, context_for(model, trainer=trainer), step)
+    _, blocks, rest = (job.groups[0].learning_rate for job in trainer.jobs)
+    assert blocks == pytest.approx(FASTER_CONVOLUTIONS * rest)
+    start = tiny.residual()
+    assert rest == pytest.approx(BOLDER * RATE * query.magnitude(start), rel=0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpusq_compiler.train.budget import (
+    BOLDER,
     FEWEST_STEPS,
     MOST_EPOCHS,
     default_batch_size,
@@ -42,6 +43,11 @@ def test_few_samples_bound_the_steps() -> None:
 
 def test_the_rate_grows_with_the_weights() -> None:
     assert default_learning_rate(0.2) == pytest.approx(2 * default_learning_rate(0.1))
+
+
+def test_convolutions_bear_a_larger_rate() -> None:
+    rate = default_learning_rate(0.1, convolutional=True)
+    assert rate == pytest.approx(BOLDER * default_learning_rate(0.1))
 
 
 def test_a_budget_gives_at_least_one_step() -> None:

@@ -327,3 +327,30 @@ def test_only_an_integer_attention_mask_of_that_length_counts(
     feeds["teacher.y"][:, 1] = 3
     feeds[name] = np.zeros((2, length), np.float32 if kind == "float" else np.int64)
     assert float(nets.run(loss.model, feeds)[loss.loss]) == pytest.approx(4 / 11, rel=1e-5)
+
+
+DETECTOR = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4] x) => (float[N,8,1] y) <int64[1] two = {2}> {
+    boxes = Unsqueeze(x, two)
+    scores = Sin(boxes)
+    y = Concat<axis = 1>(boxes, scores)
+}"""
+
+
+def test_parts_of_an_output_count_by_their_own_size() -> None:
+    copy = training_copy(ir.from_onnx_text(DETECTOR), LearnedStep())
+    parts = {"y": ("boxes", "scores")}
+    loss = loss_model(
+        copy, (OutputError(),), (), parts=parts, with_teacher=True, with_labels=False
+    )
+    assert set(loss.targets) == {"boxes", "scores"}
+    student = {"boxes": X[:, :, None], "scores": np.sin(X)[:, :, None]}
+    teacher = {"boxes": 1.01 * student["boxes"], "scores": student["scores"] + 0.5}
+    fed = {f"teacher.{name}": value for name, value in teacher.items()}
+    errors = [
+        np.mean((teacher[name] - student[name]) ** 2) / np.mean(teacher[name] ** 2)
+        for name in parts["y"]
+    ]
+    found = nets.run(loss.model, {"x": X, **fed})[loss.loss]
+    assert float(found) == pytest.approx(float(np.mean(errors)), rel=1e-5)

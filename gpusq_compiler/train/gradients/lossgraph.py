@@ -59,6 +59,7 @@ class TrainingGraph(ProtoGraph):
         features: Critical layers.
         factors: Their w_i, by name; 1 where there is none.
         embeddings: Outputs that are no class scores, whatever their shape.
+        parts: The tensors that an output joins, by its name.
         with_teacher: Whether there is a teacher whose tensors can be fed.
         with_labels: Whether the samples have labels.
     """
@@ -70,6 +71,7 @@ class TrainingGraph(ProtoGraph):
         *,
         factors: Mapping[str, float] | None = None,
         embeddings: Collection[str] = (),
+        parts: Mapping[str, tuple[str, ...]] | None = None,
         with_teacher: bool,
         with_labels: bool,
     ) -> None:
@@ -86,6 +88,11 @@ class TrainingGraph(ProtoGraph):
         self._features = tuple(name for name in features if name not in copy.volatile)
         self._factors = factors or {}
         self._embeddings = frozenset(embeddings)
+        self._parts = {
+            output: tensors
+            for output, tensors in (parts or {}).items()
+            if not copy.volatile.intersection(tensors)
+        }
         self._masks: dict[str, str] = {}
         self._with_teacher = with_teacher
         self._with_labels = with_labels
@@ -107,6 +114,10 @@ class TrainingGraph(ProtoGraph):
     def features(self) -> tuple[str, ...]:
         """Names of the critical layers' tensors."""
         return self._features
+
+    def parts(self, output: str) -> tuple[str, ...]:
+        """The tensors that an output joins, otherwise the output itself."""
+        return self._parts.get(output, (output,))
 
     def factor(self, name: str) -> float:
         """The weight w_i of a critical layer among all."""
@@ -193,6 +204,7 @@ def loss_model(
     *,
     factors: Mapping[str, float] | None = None,
     embeddings: Collection[str] = (),
+    parts: Mapping[str, tuple[str, ...]] | None = None,
     with_teacher: bool,
     with_labels: bool,
     blockwise: bool = False,
@@ -207,6 +219,7 @@ def loss_model(
         features,
         factors=factors,
         embeddings=embeddings,
+        parts=parts,
         with_teacher=with_teacher,
         with_labels=with_labels,
     )
