@@ -86,13 +86,15 @@ def _names(columns: Iterable[str], wanted: Sequence[str], where: str) -> None:
             )
     for name in given:
         if name not in wanted and name != LABELS:
-            near = difflib.get_close_matches(name, [*wanted, LABELS], n=3, cutoff=0.5)
+            meant = LABELS not in given and difflib.get_close_matches(
+                name, [LABELS], cutoff=0.5
+            )
             raise DataError(
                 f"array '{name}' is no input of the model",
                 where=where,
-                remedy=f"Near names: {', '.join(near)}"
-                if near
-                else f"Inputs are: {', '.join(wanted)}",
+                remedy=f"Did you mean {LABELS}?"
+                if meant
+                else f"Leave it out; the inputs are {', '.join(wanted)}",
             )
 
 

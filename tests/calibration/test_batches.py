@@ -416,9 +416,12 @@ def with_value(name: str, index: Any, value: float) -> dict[str, Any]:
     [
         (changed(ids=None), "no array 'ids' for that input of the model; it holds x, labels"),
         ({}, "no array 'x'.*holds nothing"),
-        (changed(idz=np.zeros(12)), "'idz' is no input of the model. Near names: ids"),
-        (changed(label=np.zeros(12)), "'label' is no input.*Near names: labels"),
-        (changed(qqq=np.zeros(12)), "'qqq' is no input.*Inputs are: x, ids"),
+        (changed(idz=np.zeros(12)), "'idz' is no input.*Leave it out; the inputs are x, ids"),
+        (
+            changed(label=np.zeros(12), labels=None),
+            "'label' is no input.*Did you mean labels",
+        ),
+        (changed(label=np.zeros(12)), "'label' is no input.*Leave it out"),
         (
             changed(x=np.zeros((12, 3, 5))),
             r"array 'x': is float64, the model wants float32. .*\.astype\(np.float32\)",
