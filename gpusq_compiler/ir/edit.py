@@ -31,7 +31,9 @@ def retype(value: ir.Value, dtype: ir.DataType) -> None:
 
 
 def _store(value: ir.Value, old: ir.TensorProtocol, array: Array, dtype: ir.DataType) -> None:
-    tensor = ir.tensor(array.astype(dtype.numpy(), copy=False), dtype=dtype, name=value.name)
+    # In rows: onnx_ir's own passes hash the memory of a tensor as it lies.
+    rows = array.astype(dtype.numpy(), order="C", copy=False)
+    tensor = ir.tensor(rows, dtype=dtype, name=value.name)
     carry_notes(old, tensor)
     value.const_value = tensor
 

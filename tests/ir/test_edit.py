@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common
 
 from gpusq_compiler.ir import claims, edit
 from tests import tiny
@@ -40,6 +41,15 @@ def test_int4_weights_are_replaced_exactly() -> None:
     edit.replace_weight(model.graph.initializers["codes"], codes)
     again = ir.from_proto(ir.to_proto(model))
     assert np.array_equal(tiny.weight(again, "codes").astype(np.int8), codes)
+
+
+def test_a_transposed_weight_lies_in_rows_again() -> None:
+    model = tiny.mlp()
+    value = model.graph.initializers["w1"]
+    wish = tiny.weight(model, "w1").T.copy().T
+    edit.replace_weight(value, wish)
+    assert np.array_equal(tiny.weight(model, "w1"), wish)
+    common.DeduplicateHashedInitializersPass()(model)  # raises where a tensor does not
 
 
 def test_fresh_names_collide_with_nothing() -> None:
