@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpusq_compiler.compile import compile_model
+    from gpusq_compiler.context import open_context
     from gpusq_compiler.ir.io import load, save
     from gpusq_compiler.passes.base import Context, Fact, Finding, Pass, PassResult
     from gpusq_compiler.passes.pipeline import Pipeline
@@ -25,6 +26,7 @@ __all__ = [
     "Finding",
     "Fact",
     "Context",
+    "open_context",
     "Overrides",
     "plan_of",
 ]
@@ -39,6 +41,7 @@ _HOMES = {
     "Finding": "passes.base",
     "Fact": "passes.base",
     "Context": "passes.base",
+    "open_context": "context",
     "Overrides": "recipe",
     "plan_of": "recipe",
 }

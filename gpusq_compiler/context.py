@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from gpusq_compiler.calibration import batches, padding, synthetic
 from gpusq_compiler.calibration.evaluate import Evaluator
@@ -14,16 +17,18 @@ from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes.base import Context
+from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.training import TrainingPass
-from gpusq_compiler.request import CHECKPOINTS
+from gpusq_compiler.request import CHECKPOINTS, require_choices
 from gpusq_compiler.runtime.session import input_specs
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
 from gpusq_compiler.train.loop import OrtTrainer
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from collections.abc import Iterator
 
     from gpusq_compiler.calibration.images import Images
+    from gpusq_compiler.passes.base import AnyModel
     from gpusq_compiler.recipe import Plan
     from gpusq_compiler.request import Request
     from gpusq_compiler.runtime.events import Events
@@ -50,10 +55,7 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
         images=plan.images,
         events=request.events,
     )
-    data, held_out = (
-        part and padding.unpadded(part, model, threads=request.threads, device=request.device)
-        for part in _split(samples, plan.seed)
-    )
+    data, held_out = _parts(samples, model, plan.seed, request.threads, request.device)
     trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
     return Context(
         workdir=workdir,
@@ -70,6 +72,52 @@ def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> 
         checkpoints=FolderCheckpoints(workdir / CHECKPOINTS, resume=request.resume),
         budget=None if request.budget is None else 60 * request.budget / max(trainings, 1),
     )
+
+
+@contextlib.contextmanager
+def open_context(
+    model: AnyModel,
+    data: object,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    target: str = "onnxruntime",
+) -> Iterator[Context]:
+    """Services for passes that run outside of a compile, for as long as the block lasts.
+
+    ``with open_context(model, "train.npz") as ctx: sparse = Prune()(model, ctx)``
+
+    Args:
+        model: The dense one: it says what inputs are wanted, and is the teacher.
+        data: As for `compile_model`; a tenth of it is held out. None: synthesised.
+        seed: Root of all randomness.
+        threads: Of the runtime; None lets it choose.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        target: ``onnxruntime`` or ``tensorrt``.
+
+    Raises:
+        DataError: The data do not fit the model.
+        OptionError: There is no such device or target.
+        FileError: Something cannot be read.
+    """
+    require_choices(target=target, device=device)
+    opened = model if isinstance(model, ir.Model) else ir.from_proto(model)
+    with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
+        samples = samples_of(data, opened, Path(folder), seed)
+        training, held_out = _parts(samples, opened, seed, threads, device)
+        yield Context(
+            workdir=Path(folder),
+            seed=seed,
+            threads=threads,
+            device=device,
+            target=target,
+            teacher=Canonicalize()(opened),
+            data=training,
+            held_out=held_out,
+            synthesised=data is None,
+            trainer=OrtTrainer(),
+        )
 
 
 def evaluator_of(
@@ -135,9 +183,16 @@ def samples_of(
     return open_data(source, model, workdir, metric, images=images, events=events)
 
 
-def _split(samples: Samples, seed: int) -> tuple[Samples, Samples | None]:
-    """The training part and the held-out tenth."""
-    return (samples, None) if samples.count < 2 else batches.split(samples, seed)
+def _parts(
+    samples: Samples, model: ir.Model, seed: int, threads: int | None, device: str
+) -> tuple[Samples | None, Samples | None]:
+    """The training part and the held-out tenth, without padding that nothing notices."""
+    parts = (samples, None) if samples.count < 2 else batches.split(samples, seed)
+    training, held_out = (
+        part and padding.unpadded(part, model, threads=threads, device=device)
+        for part in parts
+    )
+    return training, held_out
 
 
 def _classes(model: ir.Model) -> int | None:

@@ -63,16 +63,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Refuse values that no choice allows."""
-        for name, value, allowed in (
-            ("--target", self.target, TARGETS),
-            ("--device", self.device, DEVICES),
-        ):
-            if value not in allowed:
-                raise OptionError(
-                    f"'{value}' is not known",
-                    where=name,
-                    remedy=f"Known: {', '.join(allowed)}",
-                )
+        require_choices(target=self.target, device=self.device)
         if self.engine is not None and self.target != "tensorrt":
             raise OptionError(
                 f"an engine is built for TensorRT, and the target is {self.target}",
@@ -170,6 +161,21 @@ class Request:
                     where=str(path),
                     remedy="Choose another folder with --twins",
                 )
+
+
+def require_choices(*, target: str, device: str) -> None:
+    """Refuse a target or a device that nobody knows.
+
+    Raises:
+        OptionError: One is not known.
+    """
+    for name, value, allowed in (("--target", target, TARGETS), ("--device", device, DEVICES)):
+        if value not in allowed:
+            raise OptionError(
+                f"'{value}' is not known",
+                where=name,
+                remedy=f"Known: {', '.join(allowed)}",
+            )
 
 
 def report_files(report: Path) -> tuple[Path, ...]:

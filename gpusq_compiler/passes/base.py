@@ -131,7 +131,7 @@ class Context:
             raise PreconditionError(
                 "needs samples of the model's inputs",
                 where=needed_by,
-                remedy="Give them with --data, or data= in Python",
+                remedy="Give them with --data, data= in Python, or a Context of open_context",
             )
         return self.data
 
