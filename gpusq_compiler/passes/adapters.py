@@ -1,17 +1,20 @@
-"""Passes written in another language: GraphSurgeon's, or that of onnx_ir."""
+"""Passes in another language: GraphSurgeon's or onnx_ir's as ours, and ours as onnx_ir's."""
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, final
 
 import onnx_ir as ir
 
-from gpusq_compiler.errors import PassBug, first_line
+from gpusq_compiler.errors import OptionError, PassBug, first_line
+from gpusq_compiler.ir import packed
 from gpusq_compiler.ir.changes import Snapshot
 from gpusq_compiler.ir.surgeon import surgery
 from gpusq_compiler.passes.base import Pass, PassResult
+from gpusq_compiler.passes.pipeline import Pipeline, standing_alone
 
 if TYPE_CHECKING:
     from gpusq_compiler.ir.surgeon import Graph
@@ -60,3 +63,33 @@ class IrPass(Pass):
             raise PassBug(f"failed: {first_line(error)}", where=self.name) from error
         changes = before.until(Snapshot(model))
         return PassResult(changed=(*changes.nodes, *changes.tensors, *changes.interface))
+
+
+class ForOnnxIr(ir.passes.InPlacePass):
+    """Our passes as one step of an ``onnx_ir.passes.Sequential``, with all their checks.
+
+    Args:
+        steps: In the order in which they run.
+        ctx: Samples, teacher, trainer for those that want some; default: none of them.
+    """
+
+    def __init__(self, *steps: Pass, ctx: Context | None = None) -> None:
+        if not steps:
+            raise OptionError("takes at least one pass", where="ForOnnxIr")
+        self._pipeline = Pipeline(passes=steps)
+        self._ctx = ctx
+
+    def __str__(self) -> str:
+        return f"gpusq {', '.join(step.name for step in self._pipeline.passes)}"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run them on the model, in place; packed weights are unpacked before.
+
+        Raises:
+            GpusqError: Any error of a pass. The model may be half changed then.
+        """
+        before = Snapshot(model)
+        packed.unpack(model)
+        with contextlib.ExitStack() as stack:
+            self._pipeline.run(model, self._ctx or stack.enter_context(standing_alone()))
+        return ir.passes.PassResult(model, modified=bool(before.until(Snapshot(model))))

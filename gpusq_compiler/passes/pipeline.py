@@ -183,14 +183,19 @@ def _naming(reports: Sequence[PassReport]) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def standing_alone() -> Iterator[Context]:
+    """A context without services, whose working folder lasts as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
+        yield Context(workdir=Path(folder))
+
+
 def run_alone(step: Pass, model: AnyModel, ctx: Context | None) -> AnyModel:
     """Run one pass on a copy, unpacked, of an ``ir.Model`` or a ``ModelProto``."""
     with contextlib.ExitStack() as stack:
-        if ctx is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusq-"))
-            ctx = Context(workdir=Path(folder))
         copy = model.clone() if isinstance(model, ir.Model) else ir.from_proto(model)
         packed.unpack(copy)
-        Pipeline(passes=(step,)).run(copy, ctx)
+        services = ctx or stack.enter_context(standing_alone())
+        Pipeline(passes=(step,)).run(copy, services)
         answer: Any = copy if isinstance(model, ir.Model) else ir.to_proto(copy)
         return cast("AnyModel", answer)

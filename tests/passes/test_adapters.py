@@ -1,4 +1,4 @@
-"""Surgery and onnx_ir's own steps as passes of a pipeline, beside ours."""
+"""Surgery and onnx_ir's own steps as passes of a pipeline, and ours in a sequence of onnx_ir."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from onnx_ir.passes import common
 from gpusq_compiler.errors import OptionError, PassBug, PreconditionError
 from gpusq_compiler.ir import claims, edit
 from gpusq_compiler.passes import facts, registry
-from gpusq_compiler.passes.adapters import IrPass, SurgeonPass
-from gpusq_compiler.passes.base import Context, Fact, PassResult
+from gpusq_compiler.passes.adapters import ForOnnxIr, IrPass, SurgeonPass
+from gpusq_compiler.passes.base import Context, Fact, Pass, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.freeze import Freeze
 from gpusq_compiler.passes.options import build, options_of
+from gpusq_compiler.passes.pack import Pack
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
@@ -230,3 +231,53 @@ def test_a_step_of_onnx_ir_that_fails_is_one_line() -> None:
 
     with pytest.raises(PassBug, match=r"^deduplicate: failed: "):
         Wrapped()(tiny.mlp())
+
+
+def sequence(*steps: Pass, ctx: Context | None = None) -> ir.passes.Sequential:
+    """Ours between two of onnx_ir's."""
+    return ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        ForOnnxIr(*steps, ctx=ctx),
+        common.DeduplicateHashedInitializersPass(),
+        common.CheckerPass(),
+    )
+
+
+def test_ours_stand_in_a_sequence_of_onnx_ir() -> None:
+    model = tiny.residual()
+    steps = (Canonicalize(), Prune())
+    expected = Prune()(Canonicalize()(model))
+    result = sequence(*steps)(model)
+    assert result.model is model
+    assert result.modified
+    assert facts.present(model) == {Fact.CANONICAL, Fact.SPARSE}
+    feeds = tiny.samples(model, 3).arrays
+    assert np.array_equal(
+        Session(model, threads=1)(feeds)["y"], Session(expected, threads=1)(feeds)["y"]
+    )
+    assert not ForOnnxIr(*steps)(model).modified
+
+
+def test_ours_in_a_sequence_use_the_context(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    steps = (Canonicalize(), Prune(), Quantize(), Freeze())
+    sequence(*steps, ctx=context_for(model))(model)
+    assert facts.present(model) >= {Fact.SPARSE, Fact.QDQ, Fact.FROZEN}
+    with pytest.raises(ir.passes.PassError, match="'gpusq quantize' pass after") as refused:
+        sequence(Quantize())(Canonicalize()(tiny.mlp()))
+    assert isinstance(refused.value.__cause__, PreconditionError)
+    assert "open_context" in str(refused.value.__cause__)
+
+
+def test_ours_in_a_sequence_meet_no_packed_weights(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    steps = (Canonicalize(), Prune(), Quantize(), Freeze(), Pack(least=0))
+    Pipeline(passes=steps).run(model, context_for(model))
+    assert Fact.PACKED in facts.present(model)
+    assert ForOnnxIr(Canonicalize())(model).modified
+    assert facts.present(model) == {Fact.CANONICAL, Fact.SPARSE, Fact.QDQ, Fact.FROZEN}
+
+
+def test_no_pass_at_all_is_refused() -> None:
+    with pytest.raises(OptionError, match="takes at least one pass"):
+        ForOnnxIr()
