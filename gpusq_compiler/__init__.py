@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
+
     from gpusq_compiler.compile import compile_model
     from gpusq_compiler.context import open_context
     from gpusq_compiler.ir.io import load, save
@@ -48,10 +50,22 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'gpusq_compiler' has no attribute '{name}'")
     return getattr(importlib.import_module(f"gpusq_compiler.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, "__version__"]
+
+
+def _version() -> str:
+    """Of the installed package; a checkout also runs where it is not installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("gpusq-compiler")
+    except importlib.metadata.PackageNotFoundError:
+        return "a checkout, not installed"

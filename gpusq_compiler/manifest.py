@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import gpusq_compiler
 from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.ir import io
 from gpusq_compiler.request import arrays_hash
@@ -102,7 +103,7 @@ def versions() -> dict[str, str]:
     """The program, Python, the runtime and the libraries that shape the result."""
     from gpusq_compiler.runtime import flavour
 
-    found = {"gpusq-compiler": importlib.metadata.version("gpusq-compiler")}
+    found = {"gpusq-compiler": gpusq_compiler.__version__}
     found["python"] = platform.python_version()
     found |= flavour.installed()
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -185,10 +185,12 @@ class CompileReport:
             text = page.draw(json.loads(data)) if is_page(file) else data
             io.write_whole(file, text.encode(), option="--report")
 
-    def show(self, console: Console, *, verbose: bool = False) -> None:
-        """Print what a person wants to know."""
+    def show(self, console: Console | None = None, *, verbose: bool = False) -> None:
+        """Print what a person wants to know, by default on stdout."""
+        from rich.console import Console
         from rich.table import Table
 
+        console = console or Console()
         table = Table(title=f"{self.source.path} → {self.output.path}", title_justify="left")
         for heading in ("", "dense", "compressed", ""):
             table.add_column(heading, justify="left" if not heading else "right")

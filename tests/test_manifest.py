@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpusq_compiler.manifest import IN_MEMORY, manifest
+from gpusq_compiler import cli
+from gpusq_compiler.manifest import IN_MEMORY, manifest, versions
 from gpusq_compiler.request import Request
 from tests import shell
 
@@ -71,3 +73,24 @@ def test_arrays_in_memory_have_a_hash_too(folder: Path) -> None:
     assert manifest(request, seed=0, seconds=0.0).inputs["data"].sha256 != found.sha256
     function = Request(source=Path("model.onnx"), data=lambda: arrays)
     assert manifest(function, seed=0, seconds=0.0).inputs == {}
+
+
+def test_a_checkout_that_is_not_installed_says_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = importlib.metadata.version
+    assert versions()["gpusq-compiler"] == known("gpusq-compiler")
+
+    def version(name: str) -> str:
+        if name == "gpusq-compiler":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = versions()
+    assert found["gpusq-compiler"] == "a checkout, not installed"
+    assert found["numpy"] == np.__version__
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert not end.value.code
+    assert capfd.readouterr().out == "gpusq, version a checkout, not installed\n"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import gpusq_compiler
 from gpusq_compiler.cli.bench import bench_command
 from gpusq_compiler.cli.build import build_command
 from gpusq_compiler.cli.check import check_command
@@ -31,8 +32,21 @@ if TYPE_CHECKING:
 INTERRUPTED, BUG, CANNOT_WRITE = 130, 3, 6
 
 
+def _show_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(f"gpusq, version {gpusq_compiler.__version__}")
+        ctx.exit()
+
+
 @click.group(epilog=EPILOG, context_settings=HELP, invoke_without_command=True)
-@click.version_option(package_name="gpusq-compiler", prog_name="gpusq")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def gpusq(ctx: click.Context) -> None:
     """Turn an ONNX model into a 2:4 sparse INT8 one."""
