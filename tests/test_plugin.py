@@ -17,7 +17,7 @@ from gpusq_compiler.ir import io
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-PLUGIN = Path(__file__).parent / "plugin"
+PLUGIN = ROOT / "examples" / "third_party_pass"
 
 
 @pytest.fixture(scope="session")
