@@ -25,7 +25,7 @@ with open_context(model, data="models/digits/train.npz") as ctx:
     )
     result = sequence(model)
 
-held = facts.present(result.model)  # on the values: a claim that they break is an error
+held = facts.present(result.model)  # looked up in the values; claims alone are not enough
 assert Fact.SPARSE in held
 print(f"modified: {result.modified}; holds: {', '.join(sorted(fact.value for fact in held))}")
 

@@ -106,6 +106,23 @@ def test_its_pass_runs_from_a_recipe(site: Path, files: Path) -> None:
     assert 'use = "clip-weights"' in report["recipe"]
 
 
+def test_its_recipe_is_a_plan_with_options(site: Path, files: Path) -> None:
+    report = compiled((PLUGIN / "recipe.toml").read_text(encoding="utf-8"), site, files)
+    ran = {step["pass"]: step["options"] for step in report["passes"]}
+    assert list(ran) == ["canonicalize", "clip-weights", "prune", "quantize", "freeze"]
+    assert ran["clip-weights"] == {"deviations": 2.5}
+
+
+def test_its_own_tests_pass(site: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [site, ROOT]))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(PLUGIN / "tests")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
+
+
 @pytest.mark.training
 def test_its_loss_trains_from_a_recipe(site: Path, files: Path) -> None:
     report = compiled(
