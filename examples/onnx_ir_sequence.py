@@ -9,10 +9,7 @@ import onnxruntime
 from onnx_ir.passes import common
 
 from gpusq_compiler import Fact, open_context
-from gpusq_compiler.passes import facts
-from gpusq_compiler.passes.adapters import ForOnnxIr
-from gpusq_compiler.passes.canonicalize import Canonicalize
-from gpusq_compiler.passes.prune import Prune
+from gpusq_compiler.passes import Canonicalize, ForOnnxIr, Prune, facts
 
 model = ir.load("models/vit_digits.onnx")
 with open_context(model, data="models/digits/train.npz") as ctx:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.compile import compile_model
     from gpusq_compiler.context import open_context
+    from gpusq_compiler.errors import GpusqError
     from gpusq_compiler.ir.io import load, save
     from gpusq_compiler.passes.base import Context, Fact, Finding, Pass, PassResult
     from gpusq_compiler.passes.pipeline import Pipeline
@@ -31,6 +32,7 @@ __all__ = [
     "open_context",
     "Overrides",
     "plan_of",
+    "GpusqError",
 ]
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "open_context": "context",
     "Overrides": "recipe",
     "plan_of": "recipe",
+    "GpusqError": "errors",
 }
 
 

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import gpusq_compiler
+from gpusq_compiler import passes
+from gpusq_compiler.passes import registry
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Iterator
 
 PACKAGE = Path(gpusq_compiler.__file__).parent
@@ -144,7 +147,7 @@ def test_help_is_light(arguments: list[str]) -> None:
 
 def test_importing_the_package_is_light() -> None:
     program = (
-        "import sys, gpusq_compiler\n"
+        "import sys, gpusq_compiler, gpusq_compiler.passes\n"
         "print({'onnx', 'onnx_ir', 'numpy', 'rich', 'click'} & set(sys.modules) or 'none')\n"
     )
     command = [sys.executable, "-c", program]
@@ -152,11 +155,17 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout.strip() == "none"
 
 
-def test_every_public_name_is_there() -> None:
-    for name in gpusq_compiler.__all__:
-        assert getattr(gpusq_compiler, name).__name__ == name
+@pytest.mark.parametrize("module", [gpusq_compiler, passes], ids=lambda one: one.__name__)
+def test_every_public_name_is_there(module: types.ModuleType) -> None:
+    for name in module.__all__:
+        assert getattr(module, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
-        _ = gpusq_compiler.no_such_name
+        _ = module.no_such_name
+
+
+def test_every_pass_of_ours_has_a_public_name() -> None:
+    ours = {place.partition(":")[2] for place in registry.PASSES.values()}
+    assert ours == set(passes.__all__) - {"SurgeonPass", "IrPass", "ForOnnxIr"}
 
 
 def test_the_doors_lead_to_the_package() -> None:

@@ -8,8 +8,8 @@ import pytest
 from gpusq_example.clip_weights import ClipWeights
 from onnx import numpy_helper
 
-from gpusq_compiler.errors import GpusqError
-from gpusq_compiler.passes.canonicalize import Canonicalize
+from gpusq_compiler import GpusqError
+from gpusq_compiler.passes import Canonicalize
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
