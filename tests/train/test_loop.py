@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.errors import TrainingError
+from gpusq_compiler.errors import MissingRuntime, TrainingError
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
 from gpusq_compiler.train.gradients import probe
@@ -448,8 +448,30 @@ def test_the_probe_tells_whether_a_step_works(
 def test_the_probe_survives_a_native_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "CHILD", ("-c", "import os; os.abort()"))
+    monkeypatch.setattr(probe, "PROGRAM", "import os; print('ready', flush=True); os.abort()")
     assert probe.fails(b"", {}, tmp_path, "cpu")
+
+
+def test_a_probe_that_does_not_start_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "PROGRAM", "import gpusq_compiler.no_such_module")
+    with pytest.raises(MissingRuntime, match=r"does not start: .*no_such_module"):
+        OrtTrainer().fit(distillation(tmp_path, steps=2))
+    monkeypatch.setattr(probe, "PROGRAM", "raise SystemExit(7)")
+    with pytest.raises(MissingRuntime, match="does not start: exit code 7"):
+        probe.fails(b"", {}, tmp_path, "cpu")
+
+
+def test_the_probe_finds_the_package_where_the_parent_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the working folder, and also where nothing is installed."""
+    (tmp_path / "gpusq_compiler.py").write_text("raise ImportError('of somebody else')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    model = ir.to_proto(ir.from_onnx_text(CHAIN)).SerializeToString()
+    assert not probe.fails(model, {"x": np.ones((2, 2), np.float32)}, tmp_path, "cpu")
 
 
 DETECTOR = """
