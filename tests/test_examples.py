@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -230,7 +231,7 @@ def lines_of(*events: dict[str, Any] | str) -> list[str]:
 
 
 def test_progress_reads_every_event() -> None:
-    step = {"event": "step", "step": 24, "of": 30, "eta_s": 0.6}
+    step = {"event": "step", "task": "qat", "step": 24, "of": 30, "eta_s": 0.6}
     printed = lines_of(
         {"event": "note", "text": "unimportant"},
         {"event": "pass-start", "pass": "qat", "number": 4, "of": 5},
@@ -242,12 +243,26 @@ def test_progress_reads_every_event() -> None:
     )
     assert printed == [
         "[4/5] qat",
-        "      24 of 30, 1 s to go",
-        "      24 of 30, loss 0.2493, 1 s to go",
+        "      qat 24 of 30, 1 s to go",
+        "      qat 24 of 30, loss 0.2493, 1 s to go",
         "      accuracy 0.9900 after qat",
         "error (exit code 3): no luck",
         "a warning of somebody else",
     ]
+
+
+def test_progress_outlives_an_interrupt() -> None:
+    command = [sys.executable, str(EXAMPLES / "makefile" / "progress.py")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        print("ready", file=reader.stdin, flush=True)
+        assert reader.stdout.readline() == "ready\n"
+        reader.send_signal(signal.SIGINT)
+        last = {"event": "error", "exit_code": 130, "message": "interrupted"}
+        printed, _ = reader.communicate(json.dumps(last) + "\n")
+    assert (reader.returncode, printed) == (0, "error (exit code 130): interrupted\n")
 
 
 def test_the_page_shows_what_is_in_the_files() -> None:

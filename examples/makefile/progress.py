@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 
@@ -13,7 +14,8 @@ def line(event: dict[str, object]) -> str | None:
         return f"[{event['number']}/{event['of']}] {event['pass']}"
     if name == "step":
         loss = f", loss {event['loss']:.4f}" if "loss" in event else ""
-        return f"      {event['step']} of {event['of']}{loss}, {event['eta_s']:.0f} s to go"
+        done = f"{event['task']} {event['step']} of {event['of']}"
+        return f"      {done}{loss}, {event['eta_s']:.0f} s to go"
     if name == "score":
         return f"      {event['metric']} {event['value']:.4f} after {event['after']}"
     if name == "error":
@@ -21,6 +23,7 @@ def line(event: dict[str, object]) -> str | None:
     return None
 
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # gpusq ends at Ctrl-C, and says so as last line
 for text in sys.stdin:
     found = line(json.loads(text)) if text.startswith("{") else text.rstrip()
     if found:
