@@ -1,7 +1,7 @@
 """Dense and compressed side by side in Polygraphy, on our data.
 
 From the root of the checkout, once ``vit_digits.gpusq.onnx`` is compiled:
-``python examples/polygraphy_compare.py``. Needs: ``pip install polygraphy``.
+``python examples/polygraphy_compare.py``. Needs: ``pip install "polygraphy>=0.53"``.
 `load_data` also serves its command line: ``polygraphy run --data-loader-script``.
 """
 
@@ -29,11 +29,11 @@ def load_data() -> Iterator[dict[str, np.ndarray]]:
 def main() -> int:
     """Run both and compare: 0 where all outputs are alike, else 1."""
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
-    from polygraphy.comparator import Comparator, CompareFunc
+    from polygraphy.comparator import Comparator, SimpleCompareFunc
 
     runners = [OnnxrtRunner(SessionFromOnnx(file), name=file) for file in (DENSE, COMPRESSED)]
     results = Comparator.run(runners, data_loader=load_data())
-    close = CompareFunc.simple(atol=0.5, rtol=0, check_error_stat="mean")  # of logits around 3
+    close = SimpleCompareFunc(atol=0.5, rtol=0, check_error_stat="mean")  # of logits around 3
     return 0 if Comparator.compare_accuracy(results, compare_func=close) else 1
 
 

@@ -140,7 +140,7 @@ def test_a_hugging_face_export(checkout: Path) -> None:
     assert shell.digest(checkout / "again.onnx") == shell.digest(checkout / "bert.gpusq.onnx")
 
 
-@needs("polygraphy", "pip install polygraphy")
+@needs("polygraphy", "pip install 'polygraphy>=0.53'")
 def test_polygraphy_compares(checkout: Path) -> None:
     compile_it = ("compile", "models/vit_digits.onnx", "--passes", "prune,quantize")
     data = ("--data", "models/digits/train.npz", "-q")
