@@ -146,8 +146,9 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
-        return f"a list of {_words(arguments[0])}"
+        article, _, noun = _words(arguments[0]).partition(" ")
+        return f"a list of {noun}{'es' if noun.endswith('s') else 's'}" if noun else article
     if isinstance(kind, type) and issubclass(kind, Component):
-        return f"a {kind.kind}"
+        return f"{'an' if kind.kind[0] in 'aeiou' else 'a'} {kind.kind}"
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
     return names.get(kind, str(kind))

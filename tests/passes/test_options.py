@@ -74,10 +74,10 @@ def test_the_table_lists_every_field_in_order() -> None:
         "limit": "none or an integer",
         "price": "none or a number",
         "size": "one of small, large",
-        "tags": "a list of a string",
-        "numbers": "a list of an integer",
+        "tags": "a list of strings",
+        "numbers": "a list of integers",
         "best": "a fruit",
-        "rest": "a list of a fruit",
+        "rest": "a list of fruits",
     }
     assert (table[0].default, table[0].help) == (3, "how many")
     assert (table[9].default, table[9].help) == (Apple(), "the first to eat")
