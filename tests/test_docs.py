@@ -1,59 +1,108 @@
-"""What the pages show is true: their Python runs, and their links lead somewhere."""
+"""What the pages show is true: their code runs, and their links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpusq_compiler import watch
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.recipe import plan_of
+from gpusq_compiler.runtime.flavour import can_train
 from gpusq_compiler.train.loop import OrtTrainer
-from tests import tiny
+from tests import pages, tiny
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(page: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-def run(block: str) -> dict[str, Any]:
-    page = types.ModuleType("page")
-    sys.modules["page"] = page  # dataclasses look their module up
-    exec(compile(block, "page", "exec", dont_inherit=True), vars(page))
-    return vars(page)
+GROUPS = [(page, group) for page in pages.PAGES for group in pages.groups(page)]
+MARKS = {
+    "fast": (),
+    "slow": (pytest.mark.slow,),
+    "tensorrt-rtx": (pytest.mark.rtx,),
+    "gpu": (pytest.mark.gpu, pytest.mark.tensorrt),
+}
 
 
-@pytest.mark.parametrize("number", range(len(blocks("README.md"))))
-def test_the_python_of_the_readme_runs(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def name_of(page: Path) -> str:
+    return page.relative_to(pages.ROOT).as_posix().removesuffix(".md")
+
+
+def python(page: str, number: int) -> dict[str, Any]:
+    """What a Python block of a page leaves behind."""
+    found = [one for one in pages.blocks(pages.ROOT / page) if one.language == "python"]
+    return pages.execute(found[number].text)
+
+
+@pytest.mark.parametrize(
+    ("page", "group"),
+    [
+        pytest.param(page, group, marks=MARKS[group], id=f"{name_of(page)}-{group}")
+        for page, group in GROUPS
+    ],
+)
+def test_the_blocks_of_a_page_run(
+    page: Path,
+    group: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(ROOT / "models", tmp_path / "models")
+    if pages.missing(group):
+        pytest.skip(pages.missing(group))
+    pages.furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
-    names = run(blocks("README.md")[number])
-    if "report" in names:
+    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
+    names: dict[str, Any] = {}
+    for block in pages.blocks(page):
+        if block.language == "toml" and "use = " in block.text:
+            Path("my.toml").write_text(block.text, encoding="utf-8")
+        if block.belongs(group) and (can_train() or not block.trains):
+            names.update(pages.run(block, capfd))
+    if name_of(page) == "README":
         assert names["report"].quality.compressed > 0.9
-        assert Path(names["report"].output.path).exists()
-    else:
-        assert any(
-            "2:4" in str(value.metadata_props) for value in names["sparse"].graph.value_info
-        )
+        sparse = names["sparse"].graph.value_info
+        assert any("2:4" in str(value.metadata_props) for value in sparse)
+
+
+def test_what_is_not_run_says_why() -> None:
+    found = [(name_of(page), one) for page in pages.PAGES for one in pages.blocks(page)]
+    for name, one in found:
+        where = f"{name}, line {one.line}"
+        assert one.language, f"{where}: say what it is, text for output"
+        assert set(one.tags) <= {"slow", "needs", "in tests", "exit", "not run"}, where
+        assert one.tags.get("not run", "why") != "", where
+        assert one.tags.get("needs", "gpu") in pages.NEEDS, where
+    run = [one for _, one in found if one.runs]
+    assert len(run) > 40
+    assert sum(one.language in {"sh", "python"} for _, one in found) - len(run) < 15
+
+
+def test_the_blocks_are_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- in tests: inspect for nonsense -->\n```sh\ngpusq nonsense x.onnx # why\n```\n\n"
+        "<!-- not run: a reason -->\n```sh\nrm -r x\n```\n\n"
+        "<!-- slow -->\n<!-- exit: 2 -->\n```python\n1 / 0\n```\n"
+    )
+    first, second, third = pages.blocks(page)
+    assert (first.line, first.runs, second.runs, third.tags["exit"]) == (3, True, False, "2")
+    assert pages.groups(page) == ["fast", "slow"]
+    with pytest.raises(AssertionError, match=r"line 3: gpusq inspect x.onnx\n.*No such file"):
+        pages.run(first, capfd)
+    with pytest.raises(AssertionError, match="'rm' is no program of ours"):
+        pages.run(second, capfd)
+    with pytest.raises(ZeroDivisionError):
+        pages.run(third, capfd)
+    assert list(pages.commands("a 'b\nc' # d\ne")) == [["a", "b\nc"], ["e"]]
 
 
 def test_the_pass_of_the_page_runs() -> None:
-    step = run(blocks("docs/writing-a-pass.md")[0])["Halve"](factor=0.25)
+    step = python("docs/writing-a-pass.md", 0)["Halve"](factor=0.25)
     model = tiny.mlp()
     before = tiny.weight(model, next(iter(model.graph.initializers)))
     after = step(Canonicalize()(model))
@@ -64,7 +113,7 @@ def test_the_pass_of_the_page_runs() -> None:
 
 @pytest.mark.training
 def test_the_loss_of_the_page_trains(context_for: Any) -> None:
-    loss = run(blocks("docs/writing-a-pass.md")[1])["CosineError"]()
+    loss = python("docs/writing-a-pass.md", 1)["CosineError"]()
     model = tiny.mlp()
     step = Qat(losses=(loss,), steps=3, batch_size=4)
     ctx = context_for(model, trainer=OrtTrainer())
@@ -73,7 +122,7 @@ def test_the_loss_of_the_page_trains(context_for: Any) -> None:
 
 
 def test_the_surgery_of_the_page_runs() -> None:
-    step = run(blocks("docs/writing-a-pass.md")[2])["ReluToClip"](ceiling=0.5)
+    step = python("docs/writing-a-pass.md", 2)["ReluToClip"](ceiling=0.5)
     model = tiny.mlp()
     after = step(model)
     assert tiny.operators(after) == ["Gemm", "Clip", "MatMul", "Add"]
@@ -81,7 +130,7 @@ def test_the_surgery_of_the_page_runs() -> None:
     assert tiny.operators(model) == ["Gemm", "Relu", "MatMul", "Add"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*pages.PAGES, pages.ROOT / "CHANGELOG.md"], ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if not (page.parent / target).exists()]
@@ -89,7 +138,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_recipe_of_the_page_is_a_plan(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    page = (pages.ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     found = re.search(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert found is not None
     recipe = tmp_path / "my.toml"

@@ -40,7 +40,7 @@ def files() -> dict[Path, str]:
 
 def filled(text: str, parts: Mapping[str, str]) -> str:
     """A page with its marked parts made anew."""
-    return MADE.sub(lambda found: f"{found[1]}{found[2]}{parts[found[1]]}\n", text)
+    return MADE.sub(lambda found: f"{found[1]}{found[2]}\n{parts[found[1]]}\n", text)
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

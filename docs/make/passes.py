@@ -66,11 +66,14 @@ def _facts(step: type[Pass]) -> str:
         ("refuses", _named(step.refuses)),
         ("gives", _named(step.gives)),
         ("breaks", _named(step.breaks)),
-        ("run twice", "changes nothing" if step.idempotent else "works again"),
-        ("outputs", "change" if step.lossy else "stay, up to rounding: this is checked"),
-        ("class", f"`{step.__module__}.{step.__qualname__}`"),
     ]
-    return table(("", ""), [row for row in rows if row[1]])
+    facts = [f"{word} {facts}" for word, facts in rows if facts]
+    twice = "A second run changes nothing" if step.idempotent else "A second run works again"
+    outputs = "change" if step.lossy else "stay, up to rounding, which is checked"
+    return (
+        f"- Facts: {'; '.join(facts)}\n- {twice}\n- Outputs {outputs}\n"
+        f"- In Python: `{step.__module__}.{step.__qualname__}`\n"
+    )
 
 
 def _named(facts: frozenset[object]) -> str:
