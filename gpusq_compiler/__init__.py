@@ -1,5 +1,16 @@
 """gpusq-compiler: from any ONNX file to a proven 2:4 sparse INT8 one.
 
+    from gpusq_compiler import compile_model
+
+    report = compile_model("model.onnx", passes="prune,qat", data="samples.npz")
+    print(report.output.path)
+
+``compile_model`` goes from file to file. One pass on a model in memory is a call, too:
+``gpusq_compiler.passes.prune.Prune()(model)`` for an ``onnx.ModelProto`` or an
+``onnx_ir.Model``. ``Pass``, ``PassResult``, ``Finding``, ``Fact`` and ``Context`` are what a
+pass of your own needs, ``load`` and ``save`` read and write models, ``plan_of`` and
+``Pipeline`` run passes step by step.
+
 The public names are loaded on first use, so that importing the package costs nothing.
 """
 

@@ -108,6 +108,10 @@ def compile_model(
         resume: Continue from the last checkpoint of the same request.
         events: Receives progress.
 
+    Returns:
+        What was done by every pass, what was left alone and why, sizes, latencies and the
+        metric after each pass; ``report.output.path`` is the file.
+
     Raises:
         MissingRuntime: An engine is asked for and cannot be built here; the model is written.
         GpusqError: One line: what is wrong, where, what to do. Nothing was written then.

@@ -136,9 +136,12 @@ class CompileReport:
         source: The dense model.
         output: The compressed one.
         recipe: Canonical TOML that repeats the run.
+        target: ``onnxruntime`` or ``tensorrt``.
+        data: How many samples there were, and whether they were made up.
         quality: None where no metric could be taken.
         latencies: Measured on this machine, by batch size.
-        steps: One report per pass.
+        steps: One report per pass: ``ran`` with its options, ``result``, ``seconds``.
+        versions: Of the packages that took part.
         engine: What is known of the engine that was built of it; None where none was.
         twins: Dense and float models written beside the result.
         facts: What was verified on the values of the written model.

@@ -1,7 +1,7 @@
 """The code blocks of README, docs and the other pages, and a folder in which they run.
 
-Every block of ``sh`` or ``python`` runs as it stands there, one page in one folder, from top to
-bottom. HTML comments right before a block, which readers do not see, say what differs:
+Every block of ``sh`` or ``python`` runs as it stands there, one page in one folder, from top
+to bottom. HTML comments right before a block, which readers do not see, say what differs:
 
     <!-- slow -->                     takes half a minute or so: runs with ``pytest -m slow``
     <!-- needs: tensorrt-rtx -->      runs where that is installed; or: needs: gpu

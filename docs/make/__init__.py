@@ -1,8 +1,8 @@
 """What of the documentation is made from the code, so that it cannot say anything else.
 
-``python -m docs.make`` writes it; a test fails while a file differs. Whole files are made where
-nothing is left to say by hand; elsewhere the part between two comments, ``<!-- made: NAME -->``
-and ``<!-- end -->``, is.
+``python -m docs.make`` writes it; a test fails while a file differs. Whole files are made
+where nothing is left to say by hand; elsewhere the part between two comments,
+``<!-- made: NAME -->`` and ``<!-- end -->``, is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
@@ -43,7 +43,7 @@ def filled(text: str, parts: Mapping[str, str]) -> str:
     return MADE.sub(lambda found: f"{found[1]}{found[2]}\n{parts[found[1]]}\n", text)
 
 
-def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A table in Markdown."""
     lines = [headings, ("---",) * len(headings), *rows]
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)

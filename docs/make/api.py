@@ -45,10 +45,10 @@ LONGEST = 24
 """Characters of a default that is shown."""
 HEAD = """# Python
 
-What `from gpusq_compiler import ...` gives, and what else people need to extend it. Importing
-the package costs nothing: each name is loaded on first use. The passes as classes are on
-[their pages](passes/index.md), errors under [Messages](messages.md). This page is made from the
-docstrings, which `help()` shows as well.
+What `from gpusq_compiler import ...` gives, and what else people need to extend it.
+Importing the package costs nothing: each name is loaded on first use. The passes as classes
+are on [their pages](passes/index.md), errors under [Messages](messages.md). This page is made
+from the docstrings, which `help()` shows as well.
 """
 
 
@@ -138,4 +138,3 @@ def _call(name: str, inner: object) -> str:
         return name
     words = [one for one in inspect.signature(inner).parameters if one not in {"self", "cls"}]
     return f"{name}({', '.join(words)})"
-

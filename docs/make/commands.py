@@ -57,12 +57,11 @@ def _page(name: str, command: click.Command) -> str:
 
 
 def _usage(name: str, command: click.Command) -> str:
-    arguments = [one.make_metavar(_context(command)) for one in command.params
-                 if isinstance(one, click.Argument)]  # fmt: skip
+    arguments = [_metavar(one) for one in command.params if isinstance(one, click.Argument)]
     words = [name, *arguments, *(["[OPTIONS]"] if _options(command) else [])]
     text = f"\n```text\n{' '.join(words)}\n```\n"
     rows = [_row(option) for option in _options(command)]
-    return text + (f"\n{table(('option', 'default', 'meaning'), rows)}" if rows else "")
+    return text + (f"\n{table(('option', 'meaning', 'default'), rows)}" if rows else "")
 
 
 def _options(command: click.Command) -> list[click.Option]:
@@ -74,13 +73,13 @@ def _row(option: click.Option) -> tuple[str, str, str]:
     meaning = option.help or ""
     if option.multiple:
         meaning += "; may be given several times"
-    return names, _default(option), meaning
+    return names, meaning, _default(option)
 
 
 def _names(option: click.Option) -> Iterator[str]:
     for names in (option.opts, option.secondary_opts):
         if names:
-            value = "" if option.is_flag else f" {option.make_metavar(_context(None))}"
+            value = "" if option.is_flag else f" {_metavar(option)}"
             yield ", ".join(f"`{name}{value}`" for name in names)
 
 
@@ -91,8 +90,15 @@ def _default(option: click.Option) -> str:
     return f"`{value}`"
 
 
-def _context(command: click.Command | None) -> click.Context:
-    return click.Context(command or click.Command("x"))
+def _metavar(one: click.Parameter) -> str:
+    """What stands for a value; click's own word for it differs between its versions."""
+    if one.metavar:
+        return one.metavar
+    if isinstance(one.type, click.Choice):
+        return "|".join(map(str, one.type.choices))
+    if isinstance(one, click.Argument):
+        return f"{(one.name or '').upper()}{'...' if one.nargs == -1 else ''}"
+    return "N" if isinstance(one.type, click.types.IntParamType) else "F"
 
 
 def _help(command: click.Command) -> str:

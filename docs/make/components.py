@@ -26,7 +26,7 @@ observer = { use = "percentile", percentile = 99.9 }
 ```
 
 ```sh
-gpusq-compile model.onnx --passes prune,quantize --data samples.npz --set quantize.observer=minmax
+gpusq-compile model.onnx --passes prune,quantize --set quantize.observer=minmax
 ```
 
 Packages can bring their own: [Writing a pass](writing-a-pass.md#components). This page is made

@@ -21,7 +21,10 @@ text{fill:#e6e9ec}.faint{fill:#9aa4ae}.box{fill:#2d333b;stroke:#768390}
 .line{stroke:#adbac7}.ours{stroke:#4db6ac}.wrong{stroke:#f2938c}.tip{fill:#adbac7}
 .red{fill:#f2938c}.green{fill:#80cbc4}}
 """
-TIP = '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path class="tip" d="M0 0L8 4L0 8z"/></marker>'
+TIP = (
+    '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
+    'markerUnits="userSpaceOnUse" orient="auto"><path class="tip" d="M0 0L8 4L0 8z"/></marker>'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +44,11 @@ class Drawing:
     shapes: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
-        size = f'viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}"'
+        size = f'width="{self.width}" height="{self.height}"'
+        view = f'viewBox="0 0 {self.width} {self.height}"'
         body = "\n".join(self.shapes)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" {view} {size} role="img">\n'
             f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n"
             f"<defs>{TIP}</defs>\n{body}\n</svg>\n"
         )
@@ -81,6 +85,8 @@ class Drawing:
         tip = ' marker-end="url(#tip)"' if arrow else ""
         self.shapes.append(f'<path d="{points}" class="line {kind}"{tip}/>')
 
-    def arrow(self, start: tuple[float, float], end: tuple[float, float], kind: str = "") -> None:
+    def arrow(
+        self, start: tuple[float, float], end: tuple[float, float], kind: str = ""
+    ) -> None:
         """A straight arrow."""
         self.path(f"M{start[0]:g} {start[1]:g}L{end[0]:g} {end[1]:g}", kind, arrow=True)

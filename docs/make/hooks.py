@@ -1,7 +1,7 @@
 """What MkDocs does beyond its own: root pages join the site, and no page is left out of it.
 
-Pages are written for the code host, where links lead to files anywhere in the repository. On the
-site README, CONTRIBUTING, CHANGELOG and the models' page are pages, too, and links follow them.
+Pages are written for the code host, where links lead to files anywhere in the repository. On
+the site CONTRIBUTING, CHANGELOG and the models' page are pages, too, and links follow them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File
-
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
 
@@ -32,19 +32,24 @@ REST = "More"
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Let the root pages in, and pages that the navigation does not name."""
+    from mkdocs.structure.files import File
+
     for place, page in PAGES.items():
         if page != "index.md":
             text = (ROOT / place).read_text(encoding="utf-8")
-            made = File.generated(config, page, content=followed(text, posixpath.dirname(place)))
+            made = File.generated(
+                config, page, content=followed(text, posixpath.dirname(place))
+            )
             files.append(made)
     assert config.nav is not None
-    named = set(_pages(config.nav))
-    rest = [file.src_uri for file in files.documentation_pages() if file.src_uri not in named]
-    for section in config.nav:
-        if isinstance(section, dict) and REST in section:
-            section[REST].extend(sorted(rest))
-    config.nav = [section for section in config.nav if section != {REST: []}]
+    config.nav = completed(config.nav, [file.src_uri for file in files.documentation_pages()])
     return files
+
+
+def completed(nav: list[Any], pages: Iterable[str]) -> list[Any]:
+    """A navigation with the pages that it does not name at its end."""
+    rest = sorted(set(pages) - set(_pages(nav)))
+    return [*nav, {REST: rest}] if rest else nav
 
 
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:

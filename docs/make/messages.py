@@ -32,9 +32,9 @@ gpusq: error: WHERE: WHAT. WHAT TO DO
 ```
 
 and {GAP} below stands for a name or a number of yours. What WHERE is, node, tensor, file or
-option, depends on the case. Causes of the frequent ones: [Troubleshooting](troubleshooting.md).
-From Python they are exceptions of `gpusq_compiler.errors` with `what`, `where`, `remedy` and
-`exit_code`. This page is made from the code.
+option, depends on the case. [Troubleshooting](troubleshooting.md) has the causes of the
+frequent ones. From Python they are exceptions of `gpusq_compiler.errors` with `what`,
+`where`, `remedy` and `exit_code`. This page is made from the code.
 """
 CODES = {
     1: "model, data or recipe refused",
@@ -66,7 +66,7 @@ class Message:
 @functools.cache
 def raised() -> tuple[Message, ...]:
     """All messages in the order of the files; errors that hand another one on are left out."""
-    found = (one for path in sorted(PACKAGE.rglob("*.py")) for one in _messages(path))
+    found = (one for path in sorted(PACKAGE.rglob("*.py")) for one in messages(path))
     return tuple(dict.fromkeys(found))
 
 
@@ -84,8 +84,10 @@ def page() -> str:
     return text
 
 
-def _messages(path: Path) -> Iterator[Message]:
-    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+def messages(path: Path, *, root: Path = PACKAGE) -> Iterator[Message]:
+    """The messages of one file of the package, in no particular order."""
+    parts = path.relative_to(root).with_suffix("").parts
+    module = ".".join(part for part in parts if part != "__init__")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     constants = _constants(tree)
     for node in ast.walk(tree):
@@ -97,9 +99,8 @@ def _messages(path: Path) -> Iterator[Message]:
         what = _text(node.args[0], constants)
         if what.strip(f"{GAP} ") != "":
             remedy = _text(remedies[0], constants) if remedies else ""
-            yield Message(
-                kind=node.func.id, what=what, remedy=remedy, module=module.removesuffix(".__init__")
-            )
+            kind = node.func.id
+            yield Message(kind=kind, what=what, remedy=remedy, module=module)
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:

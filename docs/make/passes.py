@@ -42,7 +42,7 @@ def summary(thing: type) -> str:
     return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
-def option_table(thing: type[Pass] | type[Component]) -> str:
+def option_table(thing: type[Pass | Component]) -> str:
     """Name, type, default and meaning of every option."""
     rows = [
         (f"`{one.name}`", one.type_name, _default(one.default), one.help)
@@ -87,7 +87,9 @@ def _errors(name: str) -> str:
         for one in raised()
         if any(one.module == place or one.module.startswith(f"{place}.") for place in places)
     ]
-    return table(("error", "what it says", "what to do"), rows) if rows else "None of its own.\n"
+    return (
+        table(("error", "what it says", "what to do"), rows) if rows else "None of its own.\n"
+    )
 
 
 def _default(value: object) -> str:

@@ -85,7 +85,9 @@ def pattern() -> Drawing:
             made.cell(x + 80 + index * SIDE, 144, SIDE, "zero", f"{place:02b}")
         made.text(x, 196, "values", "small faint")
         made.text(x + 80, 196, "where (2 bits)", "small faint")
-    made.text(10, 230, "Every group of four on its own: two values and two positions.", "small")
+    made.text(
+        10, 230, "Every group of four on its own: two values and two positions.", "small"
+    )
     return made
 
 
@@ -136,7 +138,9 @@ def _channel(made: Drawing, x: float, y: float, *, kept: bool, number: int) -> N
     """The kernel of one input channel, its upper left value marked."""
     for place in range(9):
         kind = "zero" if place else ("keep" if kept else "box")
-        made.cell(x + place % 3 * 16, y + place // 3 * 16, 16, kind, "" if place or kept else "0")
+        made.cell(
+            x + place % 3 * 16, y + place // 3 * 16, 16, kind, "" if place or kept else "0"
+        )
     made.path(f"M{x + 8} {y + 17}V{y + 68}", "ours")
     made.text(x + 24, y + 64, f"in {number}", "small mid faint")
 
@@ -162,9 +166,12 @@ def codes() -> Drawing:
     made.text(left + 2 * unit, middle + 54, "one scale", "small mid")
     largest = 2.54
     scale = scale_of(largest, SCHEME)
-    code = int(quantize(np.float32([0.5]), scale, SCHEME)[0])
+    code = int(quantize(np.array([0.5]), scale, SCHEME)[0])
     made.text(
-        300, 262, f"range {largest:g}: scale {float(scale):.3g}, 0.5 becomes {code}", "small faint mid"
+        300,
+        262,
+        f"range {largest:g}: scale {float(scale):.3g}, 0.5 becomes {code}",
+        "small faint mid",
     )
     return made
 
@@ -180,7 +187,7 @@ def pairs() -> Drawing:
 
 
 def _layer(made: Drawing, y: float, *, out: bool = False) -> None:
-    """x and W through their pairs into a product; ``out``: a pair on the output."""
+    """X and W through their pairs into a product; ``out``: a pair on the output."""
     made.text(10, y - 40, "x")
     made.text(6, y + 34, "W")
     for start, top, kind in ((28, y - 58, "box"), (28, y + 16, "main")):

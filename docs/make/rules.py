@@ -9,8 +9,8 @@ from gpusq_compiler.trt.rules import MAJORS, MEANING, Severity
 HEAD = """# Rules of TensorRT
 
 What `gpusq lint` and `gpusq inspect` look for and `--target tensorrt` takes care of:
-[TensorRT](trt.md#lint) tells how far to believe them. `--fix` repairs those that are marked with
-*yes* at least in some cases. This page is made from the code.
+[TensorRT](trt.md#lint) tells how far to believe them. `--fix` repairs those that are marked
+with *yes* at least in some cases. This page is made from the code.
 """
 
 

@@ -46,6 +46,9 @@ def load(path: str | Path, *, strict: bool = True) -> ir.Model:
         path: The file.
         strict: Whether the ONNX checker has to accept it.
 
+    Returns:
+        An ``onnx_ir.Model``.
+
     Raises:
         FileError: There is no such file, or it cannot be read.
         ModelError: It is no complete, valid ONNX model, or not as it was packed.
@@ -165,7 +168,13 @@ def require_writable(path: Path, model: ir.Model | None = None) -> None:
 def save(model: ir.Model, path: str | Path) -> Written:
     """Write the model; an existing file stays whole until the new one is complete.
 
-    More than 256 MB of weights go, one by one, into ``<stem>.<content hash>.data``.
+    Args:
+        model: It stays as it is.
+        path: Its file. More than 256 MB of weights go, one by one, into
+            ``<stem>.<content hash>.data`` beside it.
+
+    Returns:
+        The paths that were written, with their sizes.
 
     Raises:
         FileError: The disk is full, the folder not writable, or the model is read from there.

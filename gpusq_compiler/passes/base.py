@@ -34,7 +34,15 @@ AnyModel = TypeVar("AnyModel", "ir.Model", "onnx.ModelProto")
 
 
 class Fact(enum.Enum):
-    """Something that is true of a model and can be verified on it (see `passes.facts`)."""
+    """Something that is true of a model and can be verified on it.
+
+    ``canonical``: no functions, no Constant nodes, every node has a name of its own.
+    ``sparse``: every tensor with a sparsity claim obeys it, in float and in integer codes.
+    ``qdq``: our quantizers are symmetric, with constant positive scales.
+    ``frozen``: quantized weights are stored as integer codes.
+    ``packed``: sparse codes are stored without their zeros, and unpack to what they claim.
+    ``trt-legal``: TensorRT refuses nothing.
+    """
 
     CANONICAL = "canonical"
     SPARSE = "sparse"
@@ -138,7 +146,10 @@ class Context:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pass(abc.ABC):
-    """Base of every pass.
+    """Base of every pass: a frozen dataclass whose fields are its options.
+
+    A pass of your own sets ``name``, adds fields and defines ``rewrite``. Called with a model,
+    ``Prune()(model)``, it runs alone; in a `Pipeline` it runs with others.
 
     Class attributes:
         name: As recipes say it.
@@ -168,7 +179,15 @@ class Pass(abc.ABC):
 
     @abc.abstractmethod
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
-        """Edit the model in place."""
+        """Edit the model in place.
+
+        Args:
+            model: Weights are replaced, never written to.
+            ctx: Samples, randomness, the teacher and the trainer.
+
+        Returns:
+            What was changed, and what was left and why.
+        """
 
     def postcheck(  # noqa: B027
         self, model: ir.Model, ctx: Context, result: PassResult
@@ -176,7 +195,18 @@ class Pass(abc.ABC):
         """Raise `PostconditionError` where the pass did not keep its promise."""
 
     def __call__(self, model: AnyModel, ctx: Context | None = None) -> AnyModel:
-        """Run this pass alone, with all checks, on a copy; return the same kind of object."""
+        """Run this pass alone, with all checks, on a copy; return the same kind of object.
+
+        Args:
+            model: An ``onnx.ModelProto`` or an ``onnx_ir.Model``; it stays as it is.
+            ctx: Samples and all else that the pass may need; by default there are none.
+
+        Returns:
+            The new model, of the kind that was given.
+
+        Raises:
+            PreconditionError: The model lacks a fact, or the context what the pass needs.
+        """
         from gpusq_compiler.passes.pipeline import run_alone
 
         return run_alone(self, model, ctx)

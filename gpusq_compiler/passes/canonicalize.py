@@ -47,7 +47,10 @@ BATCHNORM_RULES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Canonicalize(Pass):
-    """Inline, fold, name: the function stays, the form becomes one that passes can rely on."""
+    """Inline, fold, name: the function stays, the form becomes one that passes can rely on.
+
+    Outputs stay, up to rounding. ``gpusq passes show canonicalize`` explains the options.
+    """
 
     name: ClassVar[str] = "canonicalize"
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL})

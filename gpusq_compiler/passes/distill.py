@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distill(TrainingPass):
-    """Sparse training in float, before anything is quantized; records each layer's loss."""
+    """Sparse training in float, before anything is quantized; records each layer's loss.
+
+    What is recorded weighs the layers in `qat`. It needs samples and a trainer in the context.
+    ``gpusq passes show distill`` explains the options.
+    """
 
     name: ClassVar[str] = "distill"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SPARSE})

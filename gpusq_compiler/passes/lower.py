@@ -53,7 +53,11 @@ NOT_FOR_ONNXRUNTIME = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lower(Pass):
-    """Make a frozen model legal for TensorRT, and half precision where it is not quantized."""
+    """Make a frozen model legal for TensorRT, and half precision where it is not quantized.
+
+    Quantizers stay where they are. It looks at magnitudes on samples of the context.
+    ``gpusq passes show lower`` explains the options.
+    """
 
     name: ClassVar[str] = "lower"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pack(Pass):
-    """Store sparse integer weights without their zeros; they unpack when the file is loaded."""
+    """Store sparse integer weights without their zeros; they unpack when the file is loaded.
+
+    Outputs stay to the last bit; `unpack` gives the same codes back.
+    ``gpusq passes show pack`` explains the options.
+    """
 
     name: ClassVar[str] = packed.AUTHOR
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
@@ -115,7 +119,13 @@ class Pack(Pass):
 
 
 def unpack(model: AnyModel) -> AnyModel:
-    """A copy of a model, an ``ir.Model`` or a ``ModelProto``, as it was before `Pack`.
+    """A copy of a model as it was before `Pack`.
+
+    Args:
+        model: An ``onnx_ir.Model`` or an ``onnx.ModelProto``.
+
+    Returns:
+        The same kind of object; weights are integer codes with their zeros.
 
     Raises:
         ModelError: A packed weight was changed by somebody else.

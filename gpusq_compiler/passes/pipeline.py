@@ -47,7 +47,11 @@ class PassReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Passes in the order in which they run."""
+    """Passes in the order in which they run, each checked against what it promises.
+
+    Attributes:
+        passes: From the first to the last.
+    """
 
     passes: tuple[Pass, ...]
 

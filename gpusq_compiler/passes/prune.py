@@ -52,7 +52,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prune(Pass):
-    """Rewrite weights to the 2:4 pattern that Sparse Tensor Cores run at twice the rate."""
+    """Rewrite weights to the 2:4 pattern that Sparse Tensor Cores run at twice the rate.
+
+    Of every four consecutive weights along the axis that the product sums over, the two that
+    the score prefers stay. The pattern is written on the tensor and holds from then on.
+    ``gpusq passes show prune`` explains the options.
+    """
 
     name: ClassVar[str] = "prune"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL})

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qat(TrainingPass):
-    """Quantization-aware training by distillation; sparsity stays."""
+    """Quantization-aware training by distillation; sparsity stays.
+
+    The student is the Q/DQ graph, the teacher the model before its first lossy pass. The best
+    iterate on held-out samples comes back, the start included. It needs samples and a trainer
+    in the context. ``gpusq passes show qat`` explains the options.
+    """
 
     name: ClassVar[str] = "qat"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ})

@@ -43,7 +43,12 @@ QUANTIZABLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFL
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantize(Pass):
-    """Insert symmetric Q/DQ pairs, calibrated on the data."""
+    """Insert symmetric Q/DQ pairs, calibrated on the data.
+
+    Weights get one scale per output channel and stay float behind their pair; activations get
+    one scale, from the samples of the context. ``gpusq passes show quantize`` explains the
+    options.
+    """
 
     name: ClassVar[str] = "quantize"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CANONICAL})

@@ -73,7 +73,7 @@ class Percentile(Observer):
     """
 
     name: ClassVar[str] = "percentile"
-    percentile: float = 99.99
+    percentile: Annotated[float, "of the magnitudes that are not 0"] = 99.99
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= 100:

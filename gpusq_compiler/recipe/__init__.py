@@ -52,7 +52,15 @@ def plan_of(
 ) -> Plan:
     """Make a plan from pass names or from a recipe (a file or the name of a preset).
 
-    For the target ``tensorrt`` a plan that freezes also lowers.
+    Args:
+        passes: Names, ``"prune,qat"``; what they need is put before them.
+        recipe: A TOML file or the name of a preset, in place of ``passes``.
+        seed: Overrides the recipe's, which is 0 by default.
+        overrides: Options of passes, stronger than the recipe's.
+        target: ``onnxruntime`` or ``tensorrt``, for which a plan that freezes also lowers.
+
+    Returns:
+        The passes with their options, in a `Pipeline`; no model was read.
 
     Raises:
         OptionError: Both or none are given; an unknown pass or option; a value that does not

@@ -92,7 +92,8 @@ class Wanda(Score):
 class SparseGpt(Score):
     """The error that pruning leaves once the kept weights have made up for it, and they do.
 
-    Frantar and Alistarh 2023, arXiv 2301.00774; see `sparsegpt`.
+    Frantar and Alistarh 2023, arXiv 2301.00774; the module ``sparsity.sparsegpt`` has the
+    mathematics.
     """
 
     name: ClassVar[str] = "sparsegpt"

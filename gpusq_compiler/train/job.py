@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 from gpusq_compiler.components import Component
 from gpusq_compiler.runtime.events import Events, Silent
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.runtime.samples import Array, Feeds, Samples
     from gpusq_compiler.train.checkpoints import CheckpointStore
+
+WEIGHT = "of this term among all"
+"""What the option ``weight`` of every loss means."""
 
 
 class GraphBuilder(Protocol):
@@ -98,16 +101,19 @@ class LossGraph(GraphBuilder, Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss(Component, abc.ABC):
-    """One term of the training loss (architecture: ``LossTerm``).
+    """One term of the training loss: ``weight * build(graph)`` is added to the total.
 
-    ``weight * build(graph)`` is added to the total. A term that feeds the graph itself names
-    its inputs in ``host_inputs`` and is asked for them at every step.
+    A term that feeds the graph itself names its inputs in ``host_inputs`` and is asked for
+    them at every step.
+
+    Attributes:
+        weight: Of this term among all.
     """
 
     kind: ClassVar[str] = "loss"
     needs_labels: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
-    weight: float = 1.0
+    weight: Annotated[float, WEIGHT] = 1.0
 
     @abc.abstractmethod
     def build(self, graph: LossGraph) -> str | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from gpusq_compiler.errors import OptionError
-from gpusq_compiler.train.job import Loss
+from gpusq_compiler.train.job import WEIGHT, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ TINY = 1e-12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardLabel(Loss):
-    r"""Cross-entropy with the labels (its existence and weight: the paper).
+    r"""Cross-entropy with the labels, a term of GPUSQ-ViT with its weight.
 
     ``-(1/B) sum_b log softmax(s_b)[y_b]`` on the first output, if that is class scores.
     """
@@ -44,14 +44,14 @@ class HardLabel(Loss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftLogits(Loss):
-    r"""Distillation of logits (existence and weight: the paper; T and T^2: our choice).
+    r"""Distillation of class scores, a term of GPUSQ-ViT; T and T^2 are our choice.
 
     ``(T^2/B) sum_b KL(softmax(t_b/T) || softmax(s_b/T))``, summed over class scores.
     """
 
     name: ClassVar[str] = "soft-logits"
-    weight: float = 10.0
-    temperature: float = 2.0
+    weight: Annotated[float, WEIGHT] = 10.0
+    temperature: Annotated[float, "what both logits are divided by"] = 2.0
 
     def __post_init__(self) -> None:
         """Refuse a temperature that is not positive."""
@@ -76,7 +76,7 @@ class SoftLogits(Loss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputError(Loss):
-    r"""Relative squared error of outputs that are not logits (our choice).
+    r"""Relative squared error of outputs that are no class scores (our choice).
 
     ``mean((t - s)^2) / mean(t^2)``, summed over outputs. An output that joins tensors, as
     detectors join boxes and scores, is the mean over these: each counts by its own size.
@@ -86,7 +86,7 @@ class OutputError(Loss):
     """
 
     name: ClassVar[str] = "output-error"
-    logits: bool = False
+    logits: Annotated[bool, "whether class scores count, too"] = False
 
     def build(self, graph: LossGraph) -> str | None:
         """Sum the relative error of each output that is left."""
@@ -104,7 +104,7 @@ class FeatureLoss(Loss):
 
     series: ClassVar[str]
     fewest_dimensions: ClassVar[int] = 0
-    weight: float = 5.0
+    weight: Annotated[float, WEIGHT] = 5.0
 
     def build(self, graph: LossGraph) -> str | None:
         """Record and average the distance of each critical layer."""
@@ -128,7 +128,7 @@ class FeatureLoss(Loss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureError(FeatureLoss):
-    r"""Distillation of the critical layers' features (existence and weight: the paper).
+    r"""Distillation of the critical layers' features, a term of GPUSQ-ViT.
 
     ``l_i = mean((t_i - s_i)^2) / mean(t_i^2)``. Dividing by the teacher's mean square is our
     choice: layers of any size weigh alike.

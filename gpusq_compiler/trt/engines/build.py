@@ -94,6 +94,9 @@ def build(
         options: How it is built.
         events: Receives what a person should read.
 
+    Returns:
+        What is known of the engine, also which layers run on sparse kernels.
+
     Raises:
         MissingRuntime: There is no TensorRT or no GPU.
         ModelError: TensorRT refuses the model.
