@@ -93,9 +93,9 @@ def _default(option: click.Option) -> str:
 def _metavar(one: click.Parameter) -> str:
     """What stands for a value; click's own word for it differs between its versions."""
     if one.metavar:
-        return one.metavar
+        return one.metavar.replace("|", "/")  # a bar in code in a table is read in two ways
     if isinstance(one.type, click.Choice):
-        return "|".join(map(str, one.type.choices))
+        return "/".join(map(str, one.type.choices))
     if isinstance(one, click.Argument):
         return f"{(one.name or '').upper()}{'...' if one.nargs == -1 else ''}"
     return "N" if isinstance(one.type, click.types.IntParamType) else "F"

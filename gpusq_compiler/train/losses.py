@@ -23,7 +23,7 @@ TINY = 1e-12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardLabel(Loss):
-    r"""Cross-entropy with the labels, a term of GPUSQ-ViT with its weight.
+    r"""Cross-entropy with the labels, a term of GPUSQ-ViT.
 
     ``-(1/B) sum_b log softmax(s_b)[y_b]`` on the first output, if that is class scores.
     """
