@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import re
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from docs.make.components import PLACES
 from gpusq_compiler import errors
 from gpusq_compiler.cli import gpusq
 from gpusq_compiler.passes import options, registry
-from gpusq_compiler.trt.legal import RULES
+from gpusq_compiler.trt.legality.legal import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 FILES = make.files()
 PAGES = {path.relative_to(make.DOCS).as_posix(): text for path, text in FILES.items()}
-RULED = ("passes", "quant/placement", "trt/wide.py")
+RULED = ("passes", "quant/placement", "trt/half/wide.py")
 """Where findings are made that say what a pass left alone."""
 
 
@@ -45,6 +46,8 @@ def test_every_pass_and_command_has_its_page() -> None:
     assert {f"passes/{name}.md" for name in registry.PASSES} < set(PAGES)
     assert set(gpusq.commands) == set(commands.MORE)
     assert set(registry.PASSES) == set(passes.HELPERS)
+    for module in {one for modules in passes.HELPERS.values() for one in modules}:
+        assert importlib.util.find_spec(f"gpusq_compiler.{module}") is not None
     assert set(registry.COMPONENTS) == set(PLACES)
     for name in registry.PASSES:
         for part in ("facts", "options", "errors"):

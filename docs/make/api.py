@@ -34,9 +34,9 @@ BEYOND = {
         "gpusq_compiler.runtime.events:Silent",
     ),
     "Engines": (
-        "gpusq_compiler.trt.build:build",
-        "gpusq_compiler.trt.options:EngineOptions",
-        "gpusq_compiler.trt.legal:lint",
+        "gpusq_compiler.trt.engines.build:build",
+        "gpusq_compiler.trt.engines.options:EngineOptions",
+        "gpusq_compiler.trt.legality.legal:lint",
     ),
     "Errors": ("gpusq_compiler.errors:GpusqError",),
 }

@@ -20,7 +20,7 @@ HELPERS = {
     "quantize": ("passes.selection", "quant", "calibration.collect"),
     "qat": ("passes.training", "passes.stages", "passes.trained", "train"),
     "freeze": (),
-    "lower": ("passes.selection", "trt.narrow", "trt.repair", "trt.rules"),
+    "lower": ("passes.selection", "trt.half", "trt.legality"),
     "pack": ("ir.packed",),
 }
 """Modules and packages that a pass works with and whose errors are its own."""

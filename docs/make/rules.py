@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from docs.make import table
-from gpusq_compiler.trt.legal import RULES
-from gpusq_compiler.trt.rules import MAJORS, MEANING, Severity
+from gpusq_compiler.trt.legality.legal import RULES
+from gpusq_compiler.trt.legality.rules import MAJORS, MEANING, Severity
 
 HEAD = """# Rules of TensorRT
 
