@@ -79,7 +79,7 @@ def _entry(path: str, thing: object) -> str:
     text = f"\n### {name}\n\n```text\n{shown}\n\n{_signature(name, thing)}\n```\n"
     text += f"\n{markdown(inspect.getdoc(thing) or '')}\n"
     if isinstance(thing, type) and issubclass(thing, enum.Enum):
-        text += "\n" + "".join(f"- `{one.name}`: `{one.value}`\n" for one in thing)
+        text += f"\nAs text: {', '.join(f'`{one.value}`' for one in thing)}.\n"
     elif isinstance(thing, type):
         text += _methods(thing)
     return text

@@ -36,12 +36,13 @@ AnyModel = TypeVar("AnyModel", "ir.Model", "onnx.ModelProto")
 class Fact(enum.Enum):
     """Something that is true of a model and can be verified on it.
 
-    ``canonical``: no functions, no Constant nodes, every node has a name of its own.
-    ``sparse``: every tensor with a sparsity claim obeys it, in float and in integer codes.
-    ``qdq``: our quantizers are symmetric, with constant positive scales.
-    ``frozen``: quantized weights are stored as integer codes.
-    ``packed``: sparse codes are stored without their zeros, and unpack to what they claim.
-    ``trt-legal``: TensorRT refuses nothing.
+    Attributes:
+        CANONICAL: No functions, no Constant nodes, every node has a name of its own.
+        SPARSE: Every tensor with a sparsity claim obeys it, in float and in integer codes.
+        QDQ: Our quantizers are symmetric, with constant positive scales.
+        FROZEN: Quantized weights are stored as integer codes.
+        PACKED: Sparse codes are stored without their zeros, and unpack to what they claim.
+        TRT_LEGAL: TensorRT refuses nothing.
     """
 
     CANONICAL = "canonical"
