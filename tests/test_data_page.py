@@ -58,7 +58,7 @@ def test_functions(model: Path) -> None:
 
 
 def test_images_and_their_recipe(model: Path) -> None:
-    tree = [line.split()[0] for line in block("Images", "").splitlines() if line]
+    tree = [line.split()[0] for line in block("Images", "text").splitlines() if line]
     assert {Path(line).parent.name for line in tree} == {"cat", "dog"}
     for index in range(10):
         for name in ("cat", "dog", *"abcdefgh"):
