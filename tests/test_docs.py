@@ -79,7 +79,8 @@ def test_what_is_not_run_says_why() -> None:
         assert one.tags.get("needs", "gpu") in pages.NEEDS, where
     run = [one for _, one in found if one.runs]
     assert len(run) > 40
-    assert sum(one.language in {"sh", "python"} for _, one in found) - len(run) < 15
+    code = sum(one.language in {"sh", "python"} for _, one in found)
+    assert len(run) > code / 2
 
 
 def test_the_blocks_are_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,8 @@ def test_help_explains_every_parameter(path: str, thing: object) -> None:
     if inspect.isfunction(thing):
         signature = inspect.signature(thing)
         wanted = list(signature.parameters)
-        assert ("Returns:" in doc) == (signature.return_annotation != "None")
+        answers = any(f"{word}:" in doc for word in ("Returns", "Yields"))
+        assert answers == (signature.return_annotation != "None")
     else:
         known = dataclasses.is_dataclass(thing)
         fields = dataclasses.fields(cast("Any", thing)) if known else ()
