@@ -167,12 +167,8 @@ def codes() -> Drawing:
     largest = 2.54
     scale = scale_of(largest, SCHEME)
     code = int(quantize(np.array([0.5]), scale, SCHEME)[0])
-    made.text(
-        300,
-        262,
-        f"range {largest:g}: scale {float(scale):.3g}, 0.5 becomes {code}",
-        "small faint mid",
-    )
+    words = f"range {largest:g}: scale {float(scale):.3g}, 0.5 becomes {code}"
+    made.text(505, 262, words, "small faint end")
     return made
 
 
