@@ -96,6 +96,9 @@ def open_context(
         device: ``cpu``, ``cuda`` or ``auto``.
         target: ``onnxruntime`` or ``tensorrt``.
 
+    Yields:
+        What passes are called with.
+
     Raises:
         DataError: The data do not fit the model.
         OptionError: There is no such device or target.
