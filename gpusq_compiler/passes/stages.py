@@ -13,18 +13,27 @@ from typing import TYPE_CHECKING
 
 from gpusq_compiler.ir import query
 from gpusq_compiler.passes import trained
+from gpusq_compiler.train.budget import boldness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import onnx_ir as ir
+
     from gpusq_compiler.train.job import ParameterGroup, Trainer, TrainJob, TrainResult
 
-FASTER, FASTER_CONVOLUTIONS = 8.0, 2.0
-"""Learning rate of the first stage, in those of the second: blocks alone bear more. Measured
-on a sentence encoder and two digit networks; convolutional networks have a rate four times
-as large in the second stage already."""
+FASTER = 8.0
+"""Learning rate of the first stage, in `RATE`: blocks alone bear more. Measured on a sentence
+encoder and two digit networks."""
 FEWEST = 10
 """Steps of the first stage: its warm-up takes as many."""
+RETREATS, SLOWER = 2, 4.0
+"""How often the first stage begins again, and by how much slower, where it makes things worse."""
+
+
+def boldness_of(model: ir.Model, steps: int) -> float:
+    """See `budget.boldness`."""
+    return boldness(steps, convolutional=query.is_convolutional(model))
 
 
 def fit(job: TrainJob, trainer: Trainer, share: float) -> TrainResult:
@@ -37,19 +46,10 @@ def fit(job: TrainJob, trainer: Trainer, share: float) -> TrainResult:
             stage's rate falls with its length.
     """
     alone = round(share * job.steps)
-    faster = FASTER_CONVOLUTIONS if query.is_convolutional(job.student) else FASTER
     if alone < FEWEST or not job.features or job.teacher is None:
         return trainer.fit(job)
     start = trainer.fit(dataclasses.replace(job, steps=0, label=f"{job.label}-start"))
-    blocks = trainer.fit(
-        dataclasses.replace(
-            job,
-            steps=alone,
-            blockwise=True,
-            groups=_scaled(job.groups, faster),
-            label=f"{job.label}-blocks",
-        )
-    )
+    blocks = _blocks(job, trainer, alone)
     student = job.student.clone()
     rest = dataclasses.replace(
         job,
@@ -62,6 +62,28 @@ def fit(job: TrainJob, trainer: Trainer, share: float) -> TrainResult:
     if min(loss for _, loss in joined.held_out[1:]) < joined.held_out[0][1]:
         return joined
     return dataclasses.replace(joined, values=start.values, best_step=0)
+
+
+def _blocks(job: TrainJob, trainer: Trainer, steps: int) -> TrainResult:
+    """The first stage; slower from the start again if its first look finds a higher loss."""
+    faster = FASTER / boldness_of(job.student, job.steps)
+    label = f"{job.label}-blocks"
+    for retreat in range(RETREATS + 1):
+        attempt = dataclasses.replace(
+            job,
+            steps=steps,
+            blockwise=True,
+            groups=_scaled(job.groups, faster),
+            gives_up=retreat < RETREATS,
+            label=label if retreat == 0 else f"{label}-{retreat + 1}",
+        )
+        result = trainer.fit(attempt)
+        used = result.held_out[-1][0]
+        if not (attempt.gives_up and result.is_worse) or steps - used < FEWEST:
+            break
+        steps, faster = steps - used, faster / SLOWER
+        job.events.note(f"{label}: the loss rises on held-out samples; {SLOWER:g}x slower")
+    return result
 
 
 def _scaled(groups: Sequence[ParameterGroup], factor: float) -> tuple[ParameterGroup, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import edit
 from gpusq_compiler.passes.base import Cell, Finding
 
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from gpusq_compiler.train.job import TrainJob, TrainResult
+
+
+def require(job: TrainJob, result: TrainResult) -> None:
+    """Refuse a result in which nothing was trained.
+
+    Raises:
+        TrainingError: No tensor of the job has a gradient.
+    """
+    names = [name for group in job.groups for name in group.names]
+    reasons = [result.frozen[name] for name in names if name in result.frozen]
+    if names and len(reasons) == len(names):
+        raise TrainingError(
+            f"none of its {len(names)} tensors can be trained, the first because of {reasons[0]}",
+            where=f"tensor '{names[0]}'",
+            remedy="Leave the pass out, or choose losses that these tensors reach",
+        )
 
 
 def write_back(model: ir.Model, job: TrainJob, result: TrainResult) -> tuple[str, ...]:

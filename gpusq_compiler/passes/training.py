@@ -101,13 +101,12 @@ class TrainingPass(Pass, abc.ABC):
     def resolve(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Choose steps and batch size where the user did not; measured under a budget."""
         chosen = self._sized(model, ctx)
-        if self.learning_rate is None:
-            rate = default_learning_rate(
-                query.magnitude(model), convolutional=query.is_convolutional(model)
-            )
-            chosen = dataclasses.replace(chosen, learning_rate=float(f"{rate:.3g}"))
         if self.steps is None and ctx.budget is not None:
             chosen = chosen._within_budget(model, ctx)
+        if self.learning_rate is None:
+            bold = stages.boldness_of(model, chosen.steps or 0)
+            rate = default_learning_rate(query.magnitude(model), bold)
+            chosen = dataclasses.replace(chosen, learning_rate=float(f"{rate:.3g}"))
         every = self.evaluate_every or max(1, (chosen.steps or 0) // LOOKS)
         share = self.blockwise
         if share is None:
@@ -162,6 +161,7 @@ class TrainingPass(Pass, abc.ABC):
         """Train and write the best iterate back, masks applied."""
         job = self.job(model, ctx)
         result = stages.fit(job, self._trainer(ctx), self.blockwise or 0.0)
+        trained.require(job, result)
         changed = trained.write_back(model, job, result)
         held_out = dict(result.held_out)
         return PassResult(

@@ -18,9 +18,10 @@ LOOKS = 10
 SHARE_OF_LOOKS = 0.15
 FEWEST_LOOKED_AT = 64
 RATE = 0.0062
-BOLDER = 4.0
-"""How many times larger steps convolutions bear. Their weights are read at every place of an
-image, so that their gradients are averages already."""
+BOLDEST, STEPS_PER_BOLDNESS = 4.0, 100
+"""How many times larger steps convolutions bear, if there are enough for the rate to come down
+again. Their weights are read at every place of an image, so that their gradients are averages
+already."""
 
 
 def default_batch_size(samples: int, operations: int = 0) -> int:
@@ -67,7 +68,17 @@ def seconds_per_step(operations: int, batch_size: int) -> float:
     return STEP_OVERHEAD + 3 * forward / speed
 
 
-def default_learning_rate(magnitude: float, *, convolutional: bool = False) -> float:
+def boldness(steps: int, *, convolutional: bool) -> float:
+    """By how much the rate exceeds that of other networks: 1 to `BOLDEST`.
+
+    Args:
+        steps: Of the whole training.
+        convolutional: Whether most of the weights stand in convolutions over space.
+    """
+    return min(BOLDEST, max(1.0, steps / STEPS_PER_BOLDNESS)) if convolutional else 1.0
+
+
+def default_learning_rate(magnitude: float, bold: float = 1.0) -> float:
     """Peak rate of AdamW, whose steps are about as long as the rate itself.
 
     Our choice: a fixed fraction of the weights' size, so that a step moves a wide model with
@@ -75,9 +86,9 @@ def default_learning_rate(magnitude: float, *, convolutional: bool = False) -> f
 
     Args:
         magnitude: Median over the layers of the root mean square of their weights.
-        convolutional: Whether most of the weights stand in convolutions over space.
+        bold: See `boldness`.
     """
-    return (BOLDER if convolutional else 1.0) * RATE * magnitude
+    return bold * RATE * magnitude
 
 
 def steps_within(seconds: float, seconds_per_step: float) -> int:

@@ -160,6 +160,10 @@ class ParameterGroup:
     start: int = 0
 
 
+MUCH_WORSE = 1.5
+"""Above that the rate is too large: runs that end well begin with up to 1.4 times the loss."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """Everything a backend needs; nothing in it is modified.
@@ -182,6 +186,7 @@ class TrainJob:
         clip_norm: Bound of the gradients' common norm; None does not clip.
         averaging: Decay per step, below 1, of an average of the parameters, which is then what
             is looked at and kept, while the parameters train on. None looks at themselves.
+        gives_up: Whether to end at the first look if it `is_worse`.
         blockwise: Whether all that reads a feature which a term compares reads the teacher's,
             so that each block between two features learns alone; see `blocks`.
         label: Name of this job in progress and checkpoints.
@@ -206,6 +211,7 @@ class TrainJob:
     averaging: float | None = None
     clip_norm: float | None = None
     blockwise: bool = False
+    gives_up: bool = False
     threads: int | None = None
     device: str = "cpu"
     label: str = "train"
@@ -232,6 +238,16 @@ class TrainResult:
     held_out: Sequence[tuple[int, float]]
     looks: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the first look found a loss far above that of the start."""
+        return is_worse(self.held_out)
+
+
+def is_worse(held_out: Sequence[tuple[int, float]]) -> bool:
+    """Whether the first look found a loss `MUCH_WORSE` times that of the start or more."""
+    return len(held_out) > 1 and not held_out[1][1] < MUCH_WORSE * held_out[0][1]
 
 
 class Trainer(Protocol):

@@ -13,6 +13,7 @@ import numpy as np
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.train import progress
+from gpusq_compiler.train.job import is_worse
 from gpusq_compiler.train.machine import LOSS, Machine
 from gpusq_compiler.train.prepared import Prepared, prepare
 from gpusq_compiler.train.progress import Progress
@@ -92,7 +93,7 @@ class _Run:
         try:
             if not state.held_out:
                 self._look()
-            while state.step < job.steps and self._prepared.parameters:
+            while state.step < job.steps and self._prepared.parameters and not self._gave_up():
                 scalars = self.step(state.step)
                 state.extend(scalars)
                 state.step += 1
@@ -102,6 +103,9 @@ class _Run:
         finally:
             job.events.end()
         return state.result(job)
+
+    def _gave_up(self) -> bool:
+        return self._job.gives_up and is_worse(self._progress.held_out)
 
     def step(self, step: int) -> dict[str, float]:
         """One optimisation step; the scalars from before the update."""

@@ -91,7 +91,8 @@ class OutputError(Loss):
     def build(self, graph: LossGraph) -> str | None:
         """Sum the relative error of each output that is left."""
         names = [name for name in graph.outputs if self.logits or name not in graph.logits]
-        return total(graph, [_mean_of_parts(graph, graph.parts(name)) for name in names])
+        errors = [_mean_of_parts(graph, graph.parts(name)) for name in names]
+        return total(graph, [error for error in errors if error is not None])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,11 +200,11 @@ def relative_error(graph: LossGraph, name: str) -> str:
     return graph.node("Div", mean(graph, error), known)
 
 
-def _mean_of_parts(graph: LossGraph, names: Sequence[str]) -> str:
-    errors = [relative_error(graph, name) for name in names]
-    if len(errors) == 1:
-        return errors[0]
-    return graph.node("Div", graph.node("Sum", *errors), graph.constant(float(len(errors))))
+def _mean_of_parts(graph: LossGraph, names: Sequence[str]) -> str | None:
+    errors = total(graph, [relative_error(graph, name) for name in names])
+    if errors is None or len(names) == 1:
+        return errors
+    return graph.node("Div", errors, graph.constant(float(len(names))))
 
 
 def mean(graph: LossGraph, x: str) -> str:

@@ -120,7 +120,7 @@ def fingerprint(job: TrainJob) -> str:
         (job.steps, job.batch_size, job.seed, job.warmup, job.evaluate_every),
         (job.averaging, job.clip_norm),
         (job.data.count, job.held_out.count, job.features, sorted(job.factors.items())),
-        (sorted(job.masks), job.blockwise),
+        (sorted(job.masks), job.blockwise, job.gives_up),
         (repr(job.groups), repr(job.terms), repr(job.quantizer)),
     ]
     return hashlib.sha256(repr(plan).encode()).hexdigest()

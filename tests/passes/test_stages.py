@@ -16,8 +16,8 @@ from gpusq_compiler.passes.distill import Distill
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.ir import query
-from gpusq_compiler.train.budget import BOLDER, RATE
-from gpusq_compiler.passes.stages import FASTER, FASTER_CONVOLUTIONS
+from gpusq_compiler.train.budget import RATE
+from gpusq_compiler.passes.stages import FASTER
 from gpusq_compiler.passes.training import WITH_LOGITS, WITHOUT_LOGITS
 from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.train.fixed import FixedTrainer
@@ -35,17 +35,22 @@ DELTA = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scripted(FixedTrainer):
-    """The fixed trainer with held-out losses of our own, one list per call."""
+    """The fixed trainer with held-out losses of our own, one list per call.
+
+    A run that gives up does so after ``used`` steps.
+    """
 
     delta: float = DELTA
     losses: list[list[float]]
+    used: int = 0
     jobs: list[TrainJob] = dataclasses.field(default_factory=list)
 
     def fit(self, job: TrainJob) -> TrainResult:
         losses = self.losses[len(self.jobs)]
         self.jobs.append(job)
         best = losses.index(min(losses))
-        steps = [0, job.steps][: len(losses)]
+        gave_up = job.gives_up and losses[-1] > losses[0]
+        steps = [0, self.used if gave_up else job.steps][: len(losses)]
         result = super().fit(job)
         held_out = list(zip(steps, losses, strict=True))
         return dataclasses.replace(
@@ -159,14 +164,27 @@ def test_class_scores_get_more_of_the_steps_together(context_for: ContextFor) ->
     assert shares == [WITH_LOGITS, WITHOUT_LOGITS]
 
 
-def test_convolutions_get_a_larger_rate_and_less_more_of_it_alone(
-    context_for: ContextFor,
-) -> None:
+def test_convolutions_get_a_larger_rate_and_as_much_alone(context_for: ContextFor) -> None:
     model = tiny.residual()
-    step = Distill(steps=40, batch_size=8, blockwise=0.25)
+    step = Distill(steps=200, batch_size=8, blockwise=0.25)
     trainer = Scripted(losses=[[1.0], [0.8, 0.4], [0.7, 0.3]])
     distilled(model, context_for(model, trainer=trainer), step)
     _, blocks, rest = (job.groups[0].learning_rate for job in trainer.jobs)
-    assert blocks == pytest.approx(FASTER_CONVOLUTIONS * rest)
-    start = tiny.residual()
-    assert rest == pytest.approx(BOLDER * RATE * query.magnitude(start), rel=0.3)
+    assert blocks == pytest.approx(FASTER / 2 * rest)
+    assert rest == pytest.approx(2 * RATE * query.magnitude(tiny.residual()), rel=0.3)
+
+
+def test_blocks_that_get_worse_begin_again_slower(context_for: ContextFor) -> None:
+    model = tiny.attention()
+    trainer = Scripted(losses=[[1.0], [0.8, 2.0], [0.8, 1.3], [0.8, 1.1], [0.7, 0.3]], used=8)
+    step = Distill(steps=80, batch_size=8, learning_rate=1e-3, blockwise=0.5)
+    result = distilled(model, context_for(model, trainer=trainer), step)
+    _, *blocks, rest = trainer.jobs
+    rates = [job.groups[0].learning_rate for job in blocks]
+    assert rates == pytest.approx([8e-3, 2e-3, 5e-4])
+    assert [job.steps for job in blocks] == [40, 32, 24]
+    assert [job.gives_up for job in blocks] == [True, True, False]
+    assert len({job.label for job in blocks}) == 3
+    assert rest.steps == 40
+    assert not rest.gives_up
+    assert result.metrics["best_step"] == 80

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gpusq_compiler.train.budget import (
-    BOLDER,
     FEWEST_STEPS,
     MOST_EPOCHS,
+    boldness,
     default_batch_size,
     default_learning_rate,
     default_steps,
@@ -45,9 +45,11 @@ def test_the_rate_grows_with_the_weights() -> None:
     assert default_learning_rate(0.2) == pytest.approx(2 * default_learning_rate(0.1))
 
 
-def test_convolutions_bear_a_larger_rate() -> None:
-    rate = default_learning_rate(0.1, convolutional=True)
-    assert rate == pytest.approx(BOLDER * default_learning_rate(0.1))
+@pytest.mark.parametrize(("steps", "bold"), [(1, 1), (100, 1), (200, 2), (400, 4), (9000, 4)])
+def test_convolutions_bear_a_larger_rate_given_steps(steps: int, bold: float) -> None:
+    assert boldness(steps, convolutional=True) == bold
+    assert boldness(steps, convolutional=False) == 1
+    assert default_learning_rate(0.1, bold) == pytest.approx(bold * default_learning_rate(0.1))
 
 
 def test_a_budget_gives_at_least_one_step() -> None:
