@@ -235,6 +235,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
     yield "sparsegpt + distill", "full", "distill"
     yield "full recipe", "full", "freeze"
     yield "full recipe, w_i off", "full, w_i off", "freeze"
+    yield f"{FEW_SAMPLES} samples, one-shot", "few", "quantize"
     yield f"{FEW_SAMPLES} samples, {FEW_MINUTES:.0f} minutes", "few", "freeze"
 
 

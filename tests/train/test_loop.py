@@ -218,6 +218,20 @@ def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     assert events.log == []
 
 
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_a_run_that_gets_much_worse_may_give_up(tmp_path: Path, gives_up: bool) -> None:
+    job = distillation(tmp_path, evaluate_every=5, gives_up=gives_up)
+    wild = tuple(dataclasses.replace(g, learning_rate=1.0) for g in job.groups)
+    store = FolderCheckpoints(tmp_path / "checkpoints", resume=True)
+    job = dataclasses.replace(job, groups=wild, checkpoints=store)
+    result = TRAINER.fit(job)
+    assert result.is_worse
+    assert [step for step, _ in result.held_out] == (
+        [0, 5] if gives_up else [0, 5, 10, 15, 20]
+    )
+    assert bytes_of(TRAINER.fit(job)) == bytes_of(result)
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"averaging": 0.9}], ids=["seed", "averaging"]
 )
