@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from gpusq_compiler.errors import OptionError
+from gpusq_compiler.errors import OptionError, TrainingError
 from gpusq_compiler.passes.base import Context, PassResult
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.distill import Distill
@@ -188,3 +188,26 @@ def test_blocks_that_get_worse_begin_again_slower(context_for: ContextFor) -> No
     assert rest.steps == 40
     assert not rest.gives_up
     assert result.metrics["best_step"] == 80
+
+
+class _Frozen(FixedTrainer):
+    """Nothing, or all but the first tensor, can be trained."""
+
+    kept = 0
+
+    def fit(self, job: TrainJob) -> TrainResult:
+        names = [name for group in job.groups for name in group.names]
+        frozen = {name: "no-gradient: Odd here" for name in names[self.kept :]}
+        return dataclasses.replace(super().fit(job), frozen=frozen)
+
+
+class _OneLeft(_Frozen):
+    kept = 1
+
+
+def test_training_nothing_is_an_error(context_for: ContextFor) -> None:
+    model, step = tiny.attention(), Distill(steps=4, batch_size=8)
+    with pytest.raises(TrainingError, match="none of its .* because of no-gradient: Odd here"):
+        distilled(model, context_for(model, trainer=_Frozen()), step)
+    model = tiny.attention()
+    assert distilled(model, context_for(model, trainer=_OneLeft()), step).changed
