@@ -116,7 +116,7 @@ def test_inspect(compiled: Path, capfd: Capture) -> None:
         "input   x float [batch, 8]",
         "compiled by gpusq: canonicalize, prune, quantize, freeze",
         "2 tensors claim a pattern, all keep it",
-        "int8 per channel, int8, ",
+        "int8 per channel, uint8, ",
         "2:4 where sparse kernels want it: 2 layers, 100.0% of the weights",
         "predicted for TensorRT 11: sparse kernels may run 1 layer",
     ):

@@ -16,6 +16,7 @@ from gpusq_compiler.passes import facts
 from gpusq_compiler.plain import FORMAT, plain
 from gpusq_compiler.trt.legality.legal import lint
 from gpusq_compiler.trt.legality.rules import NEWEST, Version
+from gpusq_compiler.trt.legality.taken import as_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -201,7 +202,7 @@ def inspect(
     layers: tuple[WeightedLayer, ...] | None = None
     findings: tuple[Diagnosis, ...] | None = None
     try:
-        layers, findings = weighted_layers(model, version), lint(model, version)
+        layers, findings = weighted_layers(model, version), lint(as_taken(model), version)
     except ODD:
         if complaint is None:
             raise

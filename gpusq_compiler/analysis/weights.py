@@ -10,6 +10,7 @@ import numpy as np
 from gpusq_compiler.ir import claims, query
 from gpusq_compiler.quant.placement.scene import Scene
 from gpusq_compiler.quant.placement.topology import origin
+from gpusq_compiler.quant.scheme import MIDDLE
 from gpusq_compiler.sparsity import nm
 from gpusq_compiler.trt.engines.prediction import predict
 from gpusq_compiler.trt.legality.constants import (
@@ -21,6 +22,7 @@ from gpusq_compiler.trt.legality.constants import (
     zero_point,
 )
 from gpusq_compiler.trt.legality.layers import as_read, is_quantized, layer_end
+from gpusq_compiler.trt.legality.taken import as_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +45,8 @@ class Quantizer:
         dtype: Of the codes; empty where the model does not tell.
         scales: ``tensor``, ``channel`` or ``block``: what one scale is for.
         axis: Along which scales stand; None for one scale.
-        symmetric: Whether all zero points are 0; None where they are computed.
+        symmetric: Whether all zero points are 0, or the middle of uint8, which is 128; None
+            where they are computed.
         stored: Whether codes are stored, not floats that are quantized each time.
     """
 
@@ -118,7 +121,7 @@ def weighted_layers(model: ir.Model, version: Version) -> tuple[WeightedLayer, .
     clone = prepared(model)
     uses = tuple(query.weight_uses(clone))
     scene = Scene(graph=clone.graph, layers=uses)
-    foreseen = predict(model, version)
+    foreseen = predict(as_taken(model), version)
     return tuple(_layer(use, scene, one) for use, one in zip(uses, foreseen, strict=True))
 
 
@@ -190,4 +193,7 @@ def _is_symmetric(dequantizer: ir.Node) -> bool | None:
     if zero is None:
         return True
     values = known(zero)
-    return None if values is None else not np.any(values.astype(np.float32))
+    if values is None:
+        return None
+    middle = MIDDLE if values.dtype == np.uint8 and np.any(values) else 0
+    return bool(np.all(values.astype(np.float32) == middle))

@@ -14,7 +14,7 @@ from gpusq_compiler.runtime.samples import lengths_of
 from gpusq_compiler.runtime.session import Session, fixed_batch, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import onnx_ir as ir
 
@@ -30,6 +30,7 @@ def collect(
     samples: Samples,
     observer: Observer,
     *,
+    unsigned: Collection[str] = (),
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
     device: str = "cpu",
@@ -44,6 +45,7 @@ def collect(
         names: Floating-point tensors of the main graph, inputs and outputs included.
         samples: What the model is run on.
         observer: Chooses the ranges.
+        unsigned: Those that get codes without a sign.
         batch_size: Samples per run; a fixed batch dimension of the model wins.
         threads: Threads of the runtime.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -56,7 +58,10 @@ def collect(
     inputs = {value.name for value in model.graph.inputs}
     inner = [name for name in names if name not in inputs]
     session = Session(model, outputs=inner, threads=threads, device=device)
-    states = {name: observer.start() for name in names}
+    states = {
+        name: observer.start_unsigned() if name in unsigned else observer.start()
+        for name in names
+    }
     events.begin("calibrate", samples.count)
     done = 0
     for feeds, results in session.over(samples, batch_size):

@@ -24,11 +24,12 @@ from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.quant.arithmetic import dequantize, quantize
-from gpusq_compiler.quant.histograms import Counted
+from gpusq_compiler.quant.histograms import Counted, Largest
 from gpusq_compiler.quant.observers import MeanSquare, Observer
-from gpusq_compiler.quant.placement import TARGETS, Placement, Scene, place
+from gpusq_compiler.quant.placement import TARGETS, UNSIGNED, Placement, Scene, place
 from gpusq_compiler.quant.placement.gemms import weight_reader
 from gpusq_compiler.quant.placement.pairs import insert
+from gpusq_compiler.quant.scheme import one_sided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.passes.base import Context
     from gpusq_compiler.quant.observers import RangeState
     from gpusq_compiler.quant.placement import Draft, Site
+    from gpusq_compiler.quant.scheme import QuantScheme
     from gpusq_compiler.runtime.samples import Array
 
 QUANTIZABLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -102,6 +104,8 @@ class Quantize(Pass):
         draft = place(self.placement, scene)
         states = self._calibrate(model, draft, ctx)
         ranges = {name: state.absmax() for name, state in states.items()}
+        if self.placement in UNSIGNED:
+            draft.refit(_one_sided(draft, states, ranges))
         scales = insert(model, draft, ranges)
         rows = [_row(site, scale, states) for site, scale in scales.items()]
         findings = [finding for _, finding in refusals if finding is not None]
@@ -126,25 +130,37 @@ class Quantize(Pass):
     def _calibrate(
         self, model: ir.Model, draft: Draft, ctx: Context
     ) -> Mapping[str, RangeState]:
-        names = [
-            site.value.name or ""
-            for site in draft.sites
-            if not site.weight and site.fixed is None
-        ]
-        if not names:
+        sites = [site for site in draft.sites if not site.weight and site.fixed is None]
+        if not sites:
             return {}
         data = ctx.samples(self.name)
         order = ctx.rng(self.name).permutation(data.count)[: self.samples]
         return collect(
             model,
-            names,
+            [site.value.name or "" for site in sites],
             by_length(Subset(data, np.sort(order))),
             self.observer,
+            unsigned={site.value.name or "" for site in sites if site.scheme.unsigned},
             batch_size=self.batch_size,
             threads=ctx.threads,
             device=ctx.device,
             events=ctx.events,
         )
+
+
+def _one_sided(
+    draft: Draft, states: Mapping[str, RangeState], ranges: Mapping[str, float]
+) -> dict[ir.Value, QuantScheme]:
+    """Finer quantizers for activations that hardly reach below 0, as behind a GELU."""
+    found = {}
+    for site in draft.sites:
+        state = states.get(site.value.name or "")
+        if site.weight or site.scheme.unsigned or not isinstance(state, Largest):
+            continue
+        scheme = one_sided(state.lowest, ranges[site.value.name or ""])
+        if scheme is not None:
+            found[site.value] = scheme
+    return found
 
 
 def ineligible(use: query.WeightUse, model: ir.Model, selection: Selection) -> Finding | None:

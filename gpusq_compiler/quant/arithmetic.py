@@ -24,6 +24,7 @@ scale contains, is still far from the ends of float32."""
 
 _CODES: dict[str, np.dtype[Any]] = {
     "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
     "int4": np.dtype(ml_dtypes.int4),
 }
 
@@ -41,14 +42,16 @@ def quantize(
     with np.errstate(over="ignore"):  # a tiny scale saturates, as it does in ONNX
         codes = np.rint(x.astype(np.float32) / along(scale, x.ndim, scheme.axis))
     clipped: npt.NDArray[Any] = np.clip(codes, scheme.low, scheme.high)
-    return clipped.astype(np.int8).astype(_CODES[scheme.dtype], copy=False)
+    return (clipped + scheme.zero).astype(np.int16).astype(_CODES[scheme.dtype])
 
 
 def dequantize(
     codes: npt.NDArray[Any], scale: npt.NDArray[Any], scheme: QuantScheme
 ) -> Float32:
     """Float values of integer codes; arguments as for `quantize`."""
-    return codes.astype(np.float32) * along(scale, codes.ndim, scheme.axis)
+    centred = codes.astype(np.float32) - np.float32(scheme.zero)
+    values: Float32 = centred * along(scale, codes.ndim, scheme.axis)
+    return values
 
 
 def scale_of(absmax: float | npt.NDArray[Any], scheme: QuantScheme) -> Float32:

@@ -60,10 +60,12 @@ class Largest:
 
     def __init__(self) -> None:
         self.largest = 0.0
+        self.lowest = 0.0
 
     def update(self, values: npt.NDArray[Any]) -> None:
         """See one batch."""
         if values.size:
+            self.lowest = min(self.lowest, float(values.min()))
             self.see(np.abs(values.astype(np.float32)).ravel())
 
     def see(self, magnitudes: npt.NDArray[np.float32]) -> None:

@@ -47,6 +47,10 @@ class Observer(Component, abc.ABC):
     def start(self) -> RangeState:
         """A fresh state for one tensor."""
 
+    def start_unsigned(self) -> RangeState:
+        """The same for codes without a sign, which have twice as many magnitudes."""
+        return self.start()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinMax(Observer):
@@ -114,6 +118,10 @@ class MeanSquare(Observer):
         """A histogram of 256 KiB."""
         return _LeastSquares(2 ** (self.bits - 1) - 1)
 
+    def start_unsigned(self) -> RangeState:
+        """A histogram for one more bit of magnitude."""
+        return _LeastSquares(2**self.bits - 1)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entropy(Observer):
@@ -145,6 +153,10 @@ class Entropy(Observer):
     def start(self) -> RangeState:
         """A histogram of 32 KiB."""
         return _LeastDivergence(2 ** (self.bits - 1))
+
+    def start_unsigned(self) -> RangeState:
+        """A histogram for one more bit of magnitude."""
+        return _LeastDivergence(2**self.bits)
 
 
 def _require_bits(bits: int, observer: str) -> None:

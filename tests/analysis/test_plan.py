@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Planned = Callable[..., ModelPlan]
 
 PRUNE = Prune(score=Magnitude())
-ALL = (Canonicalize(), PRUNE, Quantize(), Freeze())
+ALL = (Canonicalize(), PRUNE, Quantize(placement="gemm-inputs"), Freeze(form="plain"))
 
 
 @pytest.fixture

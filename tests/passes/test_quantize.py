@@ -16,6 +16,7 @@ from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.quant.observers import MinMax, Percentile
+from gpusq_compiler.quant.placement import PLACEMENTS
 from gpusq_compiler.runtime.session import Session
 from tests import tiny
 from tests.train.nets import ArraySamples
@@ -44,10 +45,10 @@ def producers(model: ir.Model, name: str) -> list[str]:
     return [producer.op_type if producer else "" for producer in found]
 
 
-def codes(values: Array, scale: Array, low: int) -> Array:
+def codes(values: Array, scale: Array, low: int, high: int = 127) -> Array:
     """Quantize one value at a time."""
     flat = [
-        min(127, max(low, round(float(np.float32(v) / np.float32(s)))))
+        min(high, max(low, round(float(np.float32(v) / np.float32(s)))))
         for v, s in np.broadcast(values, scale)
     ]
     return np.array(flat).reshape(np.broadcast(values, scale).shape)
@@ -94,13 +95,13 @@ def test_activations_get_the_range_that_was_seen(context_for: ContextFor) -> Non
     hidden = np.maximum(x @ tiny.weight(dense, "w1") + tiny.weight(dense, "b1"), 0)
     scales = {str(row["tensor"]): row["scale"] for row in result.tables["tensors"]}
     assert scales["x"] == pytest.approx(float(np.abs(x).max()) / 127, rel=1e-6)
-    assert scales["h"] == pytest.approx(float(hidden.max()) / 127, rel=1e-5)
+    assert scales["h"] == pytest.approx(float(hidden.max()) / 255, rel=1e-5)
     assert result.metrics == {"layers": 2, "weights": 2, "activations": 2}
 
 
 def test_both_factors_are_quantized_and_nothing_else(context_for: ContextFor) -> None:
     model = tiny.residual()
-    quantized(model, context_for)
+    quantized(model, context_for, Quantize(placement="gemm-inputs"))
     for conv in ("Conv.c1", "Conv.c2", "Conv.y"):
         assert producers(model, conv) == ["DequantizeLinear", "DequantizeLinear"]
     # The residual sum and its skip side stay float.
@@ -116,7 +117,7 @@ def test_outputs_stay_near_the_float_model(context_for: ContextFor) -> None:
     s = {name: tiny.weight(model, f"{name}.scale") for name in ("w1", "w2", "x", "h")}
     x_q = codes(x, s["x"], -128) * s["x"]
     h = np.maximum(x_q @ (codes(w["w1"], s["w1"], -127) * s["w1"]) + w["b1"], 0)
-    expected = (codes(h, s["h"], -128) * s["h"]) @ (codes(w["w2"], s["w2"], -127) * s["w2"])
+    expected = (codes(h, s["h"], 0, 255) * s["h"]) @ (codes(w["w2"], s["w2"], -127) * s["w2"])
     found = Session(model, threads=1, optimize=False)({"x": x})["y"]
     # A value of h that sits on a rounding threshold may move by one step of h.
     step = float(s["h"]) * float(np.abs(w["w2"]).max())
@@ -209,7 +210,7 @@ HALF_NET = """
     }}"""
 
 
-@pytest.mark.parametrize("placement", ["gemm-inputs", "tensorrt-sparse"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_half_precision_is_cast_around_float_scales(
     placement: Any, context_for: ContextFor
 ) -> None:
@@ -227,7 +228,7 @@ def test_half_precision_is_cast_around_float_scales(
     # Half a step of each factor, times the magnitudes that it meets, over both layers.
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     freeze = Pipeline(passes=(Freeze(),)).run(model, context_for(model, data=data))
-    assert freeze[0].result.metrics == {"weights": 2}
+    assert freeze[0].result.metrics["weights"] == 2
     assert np.array_equal(Session(model)({"x": x})["y"], found)
 
 
@@ -279,7 +280,8 @@ def test_doubles_are_left_with_a_reason(context_for: ContextFor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "placement"), [("onnxruntime", "gemm-inputs"), ("tensorrt", "tensorrt-sparse")]
+    ("target", "placement"),
+    [("onnxruntime", "onnxruntime-integer"), ("tensorrt", "tensorrt-sparse")],
 )
 def test_the_target_chooses_the_placement(
     target: str, placement: str, context_for: ContextFor
@@ -468,3 +470,54 @@ def test_an_observer_that_counts_nothing_has_no_histogram(context_for: ContextFo
     result = quantized(tiny.mlp(), context_for, EXACT)
     assert result.histograms == {}
     assert all(row["clipped"] is None for row in result.tables["tensors"])
+
+
+GELU = """
+net (float[N, 16] x) => (float[N, 4] y)
+<float[16, 32] w, float[32] b, float[32, 4] w2, float half = {0.5}, float one = {1},
+ float root = {1.4142135}> {
+    a = Gemm(x, w, b)
+    d = Div(a, root)
+    e = Erf(d)
+    p = Add(e, one)
+    m = Mul(a, p)
+    h = Mul(m, half)
+    y = MatMul(h, w2)
+}"""
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_what_hardly_reaches_below_zero_is_unsigned_on_a_cpu(
+    placement: Any, context_for: ContextFor
+) -> None:
+    model, dense = tiny.model_of(GELU), tiny.model_of(GELU)
+    x = tiny.samples(model).arrays["x"]
+    result = quantized(model, context_for, Quantize(observer=MinMax(), placement=placement))
+    schemes = {str(row["tensor"]): str(row["scheme"]) for row in result.tables["tensors"]}
+    assert schemes["x"] == "int8 per-tensor"
+    zero = tiny.weight(model, "h.zero_point")
+    if placement != "onnxruntime-integer":
+        assert (schemes["h"], str(zero.dtype), int(zero)) == ("int8 per-tensor", "int8", 0)
+        return
+    assert schemes["h"] == f"uint8 per-tensor zero={zero}"
+    found, wanted = (
+        Session(m, outputs=["h.dequantized"] if m is model else ["h"], optimize=False)({"x": x})
+        for m in (model, dense)
+    )
+    scale = float(tiny.weight(model, "h.scale"))
+    # Half a step of h, and x and w moved by half a step each before the Gemm of 16 values.
+    moved = np.abs(found["h.dequantized"] - wanted["h"]).max()
+    assert moved <= scale / 2 + 16 * (
+        float(tiny.weight(model, "x.scale")) * float(np.abs(tiny.weight(dense, "w")).max())
+        + float(tiny.weight(model, "w.scale").max()) * float(np.abs(x).max())
+    )
+    low = -int(zero) * scale
+    assert float(wanted["h"].min()) >= low >= float(wanted["h"].min()) - 1.02 * scale
+
+
+def test_images_from_zero_to_one_are_unsigned(context_for: ContextFor) -> None:
+    model = tiny.mlp()
+    x = np.random.default_rng(0).uniform(size=(24, 16)).astype(np.float32)
+    quantized(model, context_for, data=ArraySamples({"x": x}))
+    assert tiny.weight(model, "x.zero_point").dtype == np.uint8
+    assert tiny.weight(model, "x.scale") == pytest.approx(float(x.max()) / 255, rel=1e-6)

@@ -19,7 +19,7 @@ from gpusq_compiler.quant.arithmetic import (
     scale_of,
     weight_scales,
 )
-from gpusq_compiler.quant.scheme import QuantScheme
+from gpusq_compiler.quant.scheme import QuantScheme, one_sided
 
 Weight = npt.NDArray[Any]
 
@@ -124,13 +124,20 @@ def test_halves_round_to_even() -> None:
     assert quantize(x, np.asarray(one), QuantScheme()).tolist() == [0, 2, 2, 0, -2]
 
 
-@pytest.mark.parametrize("axis", [None, 0, 1])
-def test_codes_are_those_of_onnx_runtime(axis: int | None) -> None:
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        *(QuantScheme(axis=axis) for axis in (None, 0, 1)),
+        *(QuantScheme(dtype="uint8", zero=zero) for zero in (0, 21, 128)),
+    ],
+    ids=str,
+)
+def test_codes_are_those_of_onnx_runtime(scheme: QuantScheme) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((16, 24)).astype(np.float32)
-    scheme = QuantScheme(axis=axis)
     scale = weight_scales(x, scheme) * np.float32(0.7)  # some values are clipped
-    zero = np.zeros(scale.shape, dtype=np.int8)
+    kind, axis = (np.uint8 if scheme.unsigned else np.int8), scheme.axis
+    zero = np.full(scale.shape, scheme.zero, dtype=kind)
     attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     q = onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attributes)
     d = onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], **attributes)
@@ -139,7 +146,9 @@ def test_codes_are_those_of_onnx_runtime(axis: int | None) -> None:
         "g",
         [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, list(x.shape))],
         [
-            onnx.helper.make_tensor_value_info("q", onnx.TensorProto.INT8, None),
+            onnx.helper.make_tensor_value_info(
+                "q", onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)), None
+            ),
             onnx.helper.make_tensor_value_info("d", onnx.TensorProto.FLOAT, None),
         ],
         [onnx.numpy_helper.from_array(scale, "s"), onnx.numpy_helper.from_array(zero, "z")],
@@ -154,3 +163,28 @@ def test_codes_are_those_of_onnx_runtime(axis: int | None) -> None:
     ours = quantize(x, scale, scheme)
     np.testing.assert_array_equal(ours, codes)
     np.testing.assert_array_equal(dequantize(ours, scale, scheme), values)
+
+
+@pytest.mark.parametrize("zero", [0, 9])
+def test_an_unsigned_scheme_is_read_as_it_is_written(zero: int) -> None:
+    scheme = QuantScheme(dtype="uint8", zero=zero)
+    assert QuantScheme.parse(str(scheme)) == scheme
+    assert (scheme.low, scheme.high) == (-zero, 255 - zero)
+
+
+def test_what_hardly_reaches_below_zero_gets_a_finer_scale() -> None:
+    for lowest, largest in ((0.0, 6.0), (-0.17, 4.0), (-2.0, 4.0)):
+        scheme = one_sided(lowest, largest)
+        assert scheme is not None
+        scale = float(scale_of(largest, scheme))
+        assert scale < float(scale_of(largest, QuantScheme()))
+        assert scheme.low * scale <= lowest * (1 - 1e-6)
+        # The code of 0 is rounded up: what is below 0 gets less than one step too much.
+        assert scheme.low * scale >= lowest - 1.02 * scale
+        assert scheme.high * scale == pytest.approx(largest, rel=1e-6)
+    assert one_sided(0.0, 6.0) == QuantScheme(dtype="uint8")
+
+
+@pytest.mark.parametrize(("lowest", "largest"), [(-2.01, 4.0), (-9.0, 4.0), (0.0, 0.0)])
+def test_what_does_keeps_both_signs(lowest: float, largest: float) -> None:
+    assert one_sided(lowest, largest) is None

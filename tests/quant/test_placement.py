@@ -686,5 +686,5 @@ def test_reading_the_shape_of_a_tensor_is_not_reading_it() -> None:
 
 
 def test_every_target_has_a_placement() -> None:
-    assert TARGETS == {"onnxruntime": "gemm-inputs", "tensorrt": "tensorrt-sparse"}
-    assert set(TARGETS.values()) == set(PLACEMENTS)
+    assert TARGETS == {"onnxruntime": "onnxruntime-integer", "tensorrt": "tensorrt-sparse"}
+    assert set(TARGETS.values()) <= set(PLACEMENTS)

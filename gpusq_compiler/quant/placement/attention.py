@@ -38,11 +38,13 @@ class Attention:
     Attributes:
         softmax: The node.
         scoring: The product of queries and keys.
+        mixing: The product with the values.
         sources: Where q, k and v come from, and who reads them first on the way.
     """
 
     softmax: ir.Node
     scoring: ir.Node
+    mixing: ir.Node
     sources: tuple[tuple[ir.Value, Reader], ...]
 
 
@@ -113,7 +115,7 @@ def _attention_around(softmax: ir.Node) -> Attention | None:
     node, index = mixing
     factors: tuple[Reader, ...] = ((scoring, 0), (scoring, 1), (node, 1 - index))
     sources = tuple(_source(*factor) for factor in factors)
-    return Attention(softmax=softmax, scoring=scoring, sources=sources)
+    return Attention(softmax=softmax, scoring=scoring, mixing=node, sources=sources)
 
 
 def _product_below(value: ir.Value) -> Reader | None:

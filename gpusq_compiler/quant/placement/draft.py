@@ -11,9 +11,15 @@ from gpusq_compiler.quant.placement.sites import Refusal, SharedScale, Site
 from gpusq_compiler.quant.placement.topology import commutes, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import onnx_ir as ir
+
+    from gpusq_compiler.quant.scheme import QuantScheme
+
+MOVE = "integer-move"
+KEPT = frozenset({gemms.RULE, MOVE})
+"""Rules whose pairs on what arrives quantized stay, with the scale of what arrives."""
 
 
 class Draft:
@@ -94,10 +100,10 @@ class Draft:
         return {origin(*site.readers[0])[0] for site in activations}
 
     def settle_superfluous(self) -> None:
-        """Of pairs on what arrives quantized, keep those at weighted layers, as repeats.
+        """Of pairs on what arrives quantized, keep those that kernels read, as repeats.
 
         They share the scale of what arrives: quantizing codes again changes no value. A second
-        pair that no weighted layer wants adds nothing but a barrier and goes.
+        pair that nobody wants adds nothing but a barrier and goes.
         """
         for key, site in list(self._sites.items()):
             carrier = None if site.weight else self._arriving(site.value)
@@ -105,8 +111,24 @@ class Draft:
                 continue
             self._join_scales((carrier, site.value))
             del self._sites[key]
-            if gemms.RULE in site.rule.split(", "):
+            if KEPT.intersection(site.rule.split(", ")):
                 self._repeats.append(site)
+
+    def refit(self, schemes: Mapping[ir.Value, QuantScheme]) -> None:
+        """Give activations other quantizers, and those the same that repeat their scale."""
+        fitted = [
+            site
+            if site.weight
+            else dataclasses.replace(site, scheme=schemes.get(site.value, site.scheme))
+            for site in self._sites.values()
+        ]
+        self._sites = {(site.value, str(site.scheme)): site for site in fitted}
+        self._repeats = [
+            dataclasses.replace(
+                site, scheme=schemes.get(self.scale_of(site.value), site.scheme)
+            )
+            for site in self._repeats
+        ]
 
     def _arriving(self, value: ir.Value) -> ir.Value | None:
         """The tensor whose codes a tensor holds, moved or joined; None where it is float."""

@@ -50,7 +50,7 @@ def _activation(scene: Scene, use: query.WeightUse) -> Iterator[Site | Refusal]:
         reason = f"the input '{value.name}' has a quantizer already"
         yield Refusal(rule="already-quantized", where=use.node.name or "", reason=reason)
     elif is_computed(value):
-        yield Site(value=value, scheme=scene.activation, readers=(reader,), rule=RULE)
+        yield Site(value=value, scheme=scene.scheme_of(value), readers=(reader,), rule=RULE)
     else:
         scheme = QuantScheme(dtype=scene.weights, narrow=True)
         yield Site(value=value, scheme=scheme, readers=(reader,), rule=RULE, weight=True)

@@ -42,7 +42,8 @@ def sparse_output(scene: Scene, draft: Draft) -> Iterator[Site | Refusal]:
 
 def output_site(scene: Scene, value: ir.Value, rule: str) -> Site:
     """A pair that everyone reads."""
-    return Site(value=value, scheme=scene.activation, readers=readers_of(value), rule=rule)
+    scheme, readers = scene.scheme_of(value), readers_of(value)
+    return Site(value=value, scheme=scheme, readers=readers, rule=rule)
 
 
 def float_end(value: ir.Value) -> Refusal | None:

@@ -114,7 +114,8 @@ class _Writer:
         graph, name = site.value.graph, site.value.name
         assert isinstance(graph, ir.Graph)
         step = edit.new_initializer(graph, self._names.fresh(f"{name}.scale"), scale)
-        codes = np.zeros(np.shape(scale), np.int8)
+        kind = np.uint8 if site.scheme.unsigned else np.int8
+        codes = np.full(np.shape(scale), site.scheme.zero, kind)
         zero = edit.new_initializer(graph, self._names.fresh(f"{name}.zero_point"), codes)
         step.metadata_props[claims.QUANTIZER] = str(site.scheme)
         return step, zero
@@ -131,7 +132,7 @@ class _Writer:
             author=AUTHOR,
             output=self._names.fresh(f"{name}.quantized"),
             like=site.value,
-            dtype=ir.DataType.INT8,
+            dtype=zero.dtype,
             attributes=axis,
         )
         dq = edit.new_node(

@@ -11,6 +11,7 @@ from gpusq_compiler.quant.placement.topology import (
     LINEAR,
     end_of,
     is_computed,
+    is_never_negative,
     readers_of,
 )
 from gpusq_compiler.quant.scheme import QuantScheme
@@ -46,6 +47,7 @@ class Scene:
         weights: Integer type of weights.
         activations: Integer type of activations.
         attention: Whether products of activations in attention are quantized.
+        unsigned: Whether what is never negative gets codes from 0 to 255.
     """
 
     graph: ir.Graph
@@ -53,11 +55,18 @@ class Scene:
     weights: str = "int8"
     activations: str = "int8"
     attention: Literal["all", "none"] = "all"
+    unsigned: bool = False
 
     @property
     def activation(self) -> QuantScheme:
-        """The quantizer of activations."""
+        """The quantizer of activations of either sign."""
         return QuantScheme(dtype=self.activations)
+
+    def scheme_of(self, value: ir.Value) -> QuantScheme:
+        """The quantizer of an activation."""
+        if self.unsigned and is_never_negative(value):
+            return QuantScheme(dtype=f"u{self.activations}")
+        return self.activation
 
     @cached_property
     def ends(self) -> dict[ir.Node, ir.Value]:

@@ -36,6 +36,9 @@ FLOAT_ONLY = (
 )  # fmt: skip
 """Operators whose input stays float: statistics and exponentials need the full range."""
 
+NOT_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus")
+AVERAGES = ("AveragePool", "GlobalAveragePool")
+
 _LONGEST_EPILOGUE = 16
 
 
@@ -69,6 +72,26 @@ def readers_of(value: ir.Value) -> tuple[Reader, ...]:
 def is_computed(value: ir.Value | None) -> bool:
     """Whether a value depends on the model's inputs, as far as one can see."""
     return value is not None and not (value.is_initializer() and not value.is_graph_input())
+
+
+def is_never_negative(value: ir.Value | None) -> bool:
+    """Whether nothing negative can be in a computed value."""
+    producer = None if value is None else value.producer()
+    while producer is not None and (commutes(producer) or query.is_op(producer, *AVERAGES)):
+        above = producer.inputs[0]
+        producer = None if above is None else above.producer()
+    return query.is_op(producer, *NOT_NEGATIVE) or cuts_at_zero(producer)
+
+
+def cuts_at_zero(node: ir.Node | None) -> bool:
+    """Whether an operator sets what is negative to 0, and at most cuts at a number above."""
+    if node is None or query.is_op(node, "Relu"):
+        return node is not None
+    if not query.is_op(node, "Clip") or len(node.inputs) < 2:
+        return False
+    low = node.inputs[1]
+    tensor = None if low is None else low.const_value
+    return tensor is not None and not tensor.numpy().any()
 
 
 def is_channelwise(value: ir.Value | None) -> bool:
