@@ -291,8 +291,8 @@ def test_a_dense_teacher_leaves_exactly_half_the_codes_zero(tmp_path: Path) -> N
     zeros = {n.input[2] for n in found.graph.node if n.op_type == "QuantizeLinear"}
     for tensor in found.graph.initializer:
         if tensor.name in zeros:
-            assert tensor.data_type == TensorProto.INT8
-            assert not numpy_helper.to_array(tensor).any()
+            middle = {TensorProto.INT8: (0,), TensorProto.UINT8: (0, 128)}[tensor.data_type]
+            assert numpy_helper.to_array(tensor) in middle
 
 
 @pytest.mark.parametrize("which", tiny.MODELS)

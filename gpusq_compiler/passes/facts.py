@@ -124,7 +124,10 @@ def quantizers(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def quantized(model: ir.Model) -> Iterator[Finding]:
-    """Our Q/DQ nodes have positive finite constant scales and zero point 0."""
+    """Our Q/DQ nodes have positive finite constant scales, and int8 codes zero point 0.
+
+    The zero point of unsigned codes is a constant: 0 is a code, and so no sparse zero moves.
+    """
     for node in quantizers(model):
         where = node.name or ""
         scale = node.inputs[1]
@@ -141,10 +144,15 @@ def quantized(model: ir.Model) -> Iterator[Finding]:
                 reason=f"scale {bad} is {steps.reshape(-1)[bad]}, not a positive number",
             )
         zero = node.inputs[2] if len(node.inputs) > 2 else None
-        if zero is not None and (
-            zero.const_value is None or np.any(zero.const_value.numpy().astype(np.int64) != 0)
-        ):
+        if zero is not None and not _keeps_zero(zero.const_value):
             yield Finding(rule="zero-point", where=where, reason="the zero point is not 0")
+
+
+def _keeps_zero(zero: ir.TensorProtocol | None) -> bool:
+    """Whether a zero point is one that we write."""
+    if zero is None:
+        return False
+    return zero.dtype == ir.DataType.UINT8 or not np.any(zero.numpy().astype(np.int64))
 
 
 def frozen(model: ir.Model) -> Iterator[Finding]:

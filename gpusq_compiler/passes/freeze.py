@@ -1,22 +1,32 @@
 """freeze: trained float weights become the integer codes that ship.
 
 W ─▶ Q ─▶ DQ ─▶ MatMul          codes ─▶ DQ ─▶ MatMul
+
+For ONNX Runtime activations and biases get the types that its kernels take (`integer_form`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.passes import integer_form
 from gpusq_compiler.passes.base import Fact, Finding, Pass, PassResult
 from gpusq_compiler.quant.arithmetic import quantize
 from gpusq_compiler.quant.scheme import QuantScheme
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
 
     from gpusq_compiler.passes.base import Context
+
+FORMS: Mapping[str, Literal["onnxruntime", "plain"]] = {
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "plain",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,17 @@ class Freeze(Pass):
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
     lossy: ClassVar[bool] = False
+
+    form: Annotated[
+        Literal["onnxruntime", "plain"] | None,
+        "types of activations and biases: those of ONNX Runtime's kernels, or int8 with zero "
+        "point 0 and float; none: by the target",
+    ] = None
+
+    def resolve(self, model: ir.Model, ctx: Context) -> Freeze:
+        """Take the form of the target where the user chose none."""
+        del model
+        return dataclasses.replace(self, form=self.form or FORMS[ctx.target])
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Replace every Q of a constant by its result; sparsity claims move to the codes."""
@@ -49,9 +70,10 @@ class Freeze(Pass):
                     )
                     continue
                 frozen.append(_freeze(graph, node, weight, names))
-        return PassResult(
-            changed=tuple(frozen), skipped=tuple(skipped), metrics={"weights": len(frozen)}
-        )
+        metrics = {"weights": len(frozen)}
+        if self.form == "onnxruntime":
+            metrics |= integer_form.write(model)
+        return PassResult(changed=tuple(frozen), skipped=tuple(skipped), metrics=metrics)
 
 
 def _freeze(graph: ir.Graph, node: ir.Node, weight: ir.Value, names: edit.Names) -> str:

@@ -134,6 +134,7 @@ class Lower(Pass):
         if legal is not model:
             model.graph = legal.graph
             model.functions.clear()
+            edit.infer_shapes(model)
         findings, casts = self._convert(model, ctx)
         model.metadata_props[claims.TENSORRT] = str(self.version)
         changes = before.until(Snapshot(model))

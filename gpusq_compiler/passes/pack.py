@@ -139,7 +139,7 @@ def unpack(model: AnyModel) -> AnyModel:
 def _candidates(graph: ir.Graph) -> Iterator[ir.Value]:
     """Weights that claim a pattern or that a quantizer of ours reads, in graph order."""
     for value in list(graph.initializers.values()):
-        if value.const_value is None:
+        if value.const_value is None or value.dtype == ir.DataType.INT32:  # a bias
             continue
         if claims.sparsity_of(value) is not None or any(
             index == 0 and claims.PASS in node.metadata_props and query.is_op(node, "DequantizeLinear")

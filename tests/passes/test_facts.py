@@ -113,7 +113,8 @@ def test_a_scale_must_be_a_positive_number(bad: float, context_for: ContextFor) 
 
 def test_a_zero_point_must_be_zero(context_for: ContextFor) -> None:
     model = compiled("quantize", context_for)
-    edit.replace_weight(model.graph.initializers["x.zero_point"], np.array(1, np.int8))
+    zero = model.graph.initializers["w1.zero_point"]
+    edit.replace_weight(zero, np.ones(32, np.int8))
     assert {f.rule for f in facts.verify(model, Fact.QDQ)} == {"zero-point"}
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
 
 ContextFor = Callable[..., Context]
+PLAIN = Freeze(form="plain")
 
 
 def prepared(model: ir.Model, context_for: ContextFor) -> None:
@@ -32,7 +33,7 @@ def prepared(model: ir.Model, context_for: ContextFor) -> None:
 
 def frozen(model: ir.Model, context_for: ContextFor) -> PassResult:
     prepared(model, context_for)
-    (report,) = Pipeline(passes=(Freeze(),)).run(model, context_for(model))
+    (report,) = Pipeline(passes=(PLAIN,)).run(model, context_for(model))
     assert facts.verify(model, Fact.FROZEN) == ()
     return report.result
 
@@ -73,7 +74,7 @@ def test_the_function_stays(which: str, context_for: ContextFor) -> None:
     x = tiny.samples(model, 4).arrays["x"]
     prepared(model, context_for)
     before = Session(model, threads=1, optimize=False)({"x": x})["y"]
-    Pipeline(passes=(Freeze(),)).run(model, context_for(model))
+    Pipeline(passes=(PLAIN,)).run(model, context_for(model))
     assert np.array_equal(Session(model, threads=1, optimize=False)({"x": x})["y"], before)
 
 

@@ -24,6 +24,7 @@ from gpusq_compiler.passes.pipeline import PassReport, Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.quant.placement import Placement
 from gpusq_compiler.recipe import plan_of
 from gpusq_compiler.runtime.session import session_options
 from gpusq_compiler.sparsity.scores import Magnitude
@@ -36,11 +37,17 @@ ContextFor = Callable[..., Context]
 MODELS = Path(__file__).parents[2] / "models"
 
 
-def frozen(model: ir.Model, context_for: ContextFor, *, pattern: str = "2:4") -> ir.Model:
+def frozen(
+    model: ir.Model,
+    context_for: ContextFor,
+    *,
+    pattern: str = "2:4",
+    placement: Placement = "gemm-inputs",
+) -> ir.Model:
     steps = (
         Canonicalize(),
         Prune(score=Magnitude(), pattern=pattern),
-        Quantize(samples=16),
+        Quantize(samples=16, placement=placement),
         Freeze(),
     )
     Pipeline(passes=steps).run(model, context_for(model))
@@ -152,7 +159,8 @@ def test_other_patterns(pattern: str, context_for: ContextFor, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["vit_digits", "resnet_digits"])
 def test_the_demo_models(name: str, context_for: ContextFor, tmp_path: Path) -> None:
-    model = frozen(io.load(MODELS / f"{name}.onnx"), context_for)
+    dense = io.load(MODELS / f"{name}.onnx")
+    model = frozen(dense, context_for, placement="onnxruntime-integer")
     before = model.clone()
     pack(model, context_for, least=Pack().least)
     digits = np.load(MODELS / "digits" / "test.npz")["x"][:32]
