@@ -92,9 +92,10 @@ def _predict(model: Path, given: Mapping[str, Any]) -> None:
     from gpusq_compiler.ir import io
     from gpusq_compiler.trt.engines.evidence import predicted
     from gpusq_compiler.trt.legality.rules import Version
+    from gpusq_compiler.trt.legality.taken import as_taken
 
     version = Version.parse(given["tensorrt"])
-    _report(predicted(io.load(model), version), given)
+    _report(predicted(as_taken(io.load(model)), version), given)
 
 
 def _read(model: Path, given: Mapping[str, Any]) -> None:

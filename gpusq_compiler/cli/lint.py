@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from gpusq_compiler.trt.legality.rules import Diagnosis, Place, Version
 
 
+FORM = (
+    "It is in ONNX Runtime's form, uint8 and int32. gpusq build and lower give TensorRT "
+    "another, which is meant here; for its own tools --fix OUT writes that"
+)
+
+
 @click.command("lint")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--tensorrt", default="11", metavar="V", help="8.6, 10 or 11  [default: 11]")
@@ -28,16 +34,20 @@ def lint_command(model: Path, tensorrt: str, fix: Path | None, as_json: bool) ->
     from gpusq_compiler.ir import io
     from gpusq_compiler.trt.legality.legal import lint
     from gpusq_compiler.trt.legality.rules import Severity, Version
+    from gpusq_compiler.trt.legality.taken import as_taken, differs
 
     version = Version.parse(tensorrt)
     loaded, places = io.load(model), None
     if fix is not None:
         loaded, places = _repaired(loaded, fix)
-    found = lint(loaded, version)
+    taken = as_taken(loaded)
+    found = lint(taken, version)
     if as_json:
-        _print_json(model, version, found, places)
+        _print_json(model, version, found, places, repairs=differs(taken))
     else:
         _print(version, found, fix, places)
+        if differs(taken):
+            click.echo(FORM)
     refused = sum(one.severity is Severity.REFUSED for one in found)
     if refused:
         raise GateError(
@@ -81,6 +91,8 @@ def _print_json(
     version: Version,
     found: Sequence[Diagnosis],
     places: Sequence[Place] | None,
+    *,
+    repairs: bool,
 ) -> None:
     from gpusq_compiler.plain import FORMAT
 
@@ -93,6 +105,7 @@ def _print_json(
             "counts": _counts(found),
             "findings": [one.as_json() for one in found],
             "repaired": None if places is None else repaired,
+            "form": "onnxruntime" if repairs else "plain",
         }
     )
 

@@ -20,9 +20,9 @@ from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.quantize import Quantize
 from gpusq_compiler.runtime.session import Session
-from gpusq_compiler.trt.legal import refusals
-from gpusq_compiler.trt.repair import repair
-from gpusq_compiler.trt.rules import NEWEST
+from gpusq_compiler.trt.legality.legal import refusals
+from gpusq_compiler.trt.legality.repair import repair
+from gpusq_compiler.trt.legality.rules import NEWEST
 from tests import tiny
 
 if TYPE_CHECKING:

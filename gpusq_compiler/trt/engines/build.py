@@ -20,6 +20,7 @@ from gpusq_compiler.trt.engines.names import NodeNames
 from gpusq_compiler.trt.engines.network import flags_of, is_typed, network_of
 from gpusq_compiler.trt.engines.options import EngineOptions
 from gpusq_compiler.trt.engines.outputs import info_file, log_file, require
+from gpusq_compiler.trt.legality.taken import as_taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,7 @@ def build(
     """
     options = options or EngineOptions()
     events = events or Silent()
-    loaded = io.load(model)
+    loaded = as_taken(io.load(model))
     profiles = require(loaded, engine, options)
     trt = bindings.tensorrt()
     device = bindings.require_gpu()

@@ -20,6 +20,7 @@ from gpusq_compiler.trt.engines.options import EngineOptions
 from gpusq_compiler.trt.engines.outputs import require_unpacked
 from gpusq_compiler.trt.engines.prediction import predict
 from gpusq_compiler.trt.engines.profiles import Profile, Shapes, usual_profiles
+from gpusq_compiler.trt.legality.taken import as_taken
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +127,7 @@ def check(path: Path, shapes: Shapes | None = None, model: ir.Model | None = Non
         PreconditionError: The file is packed.
     """
     rtx = bindings.tensorrt_rtx()
-    model = io.load(path) if model is None else model
+    model = as_taken(io.load(path) if model is None else model)
     require_unpacked(model)
     profiles = usual_profiles(model, shapes or Shapes())
     options = EngineOptions(sparse_weights=False)

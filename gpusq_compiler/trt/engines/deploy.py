@@ -11,6 +11,7 @@ from gpusq_compiler.trt.engines.build import build
 from gpusq_compiler.trt.engines.options import EngineOptions
 from gpusq_compiler.trt.engines.outputs import require
 from gpusq_compiler.trt.legality.rules import NEWEST, Version
+from gpusq_compiler.trt.legality.taken import as_taken, differs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,12 +60,16 @@ def prepare(
 ) -> ondevice.DeviceFiles:
     """Write what builds an engine on its device.
 
+    Beside a file in ONNX Runtime's form goes one that TensorRT takes, which they name.
+
     Raises:
         OptionError: The shapes do not fit the model.
         FileError: Something cannot be read or written.
     """
-    loaded = io.load(model)
+    loaded = as_taken(io.load(model))
     profiles = require(loaded, engine, options)
+    if differs(loaded):
+        model = io.save(loaded, engine.with_name(f"{engine.stem}.tensorrt.onnx")).path
     order = ondevice.Order.of(
         loaded, model=model, engine=engine, options=options, profiles=profiles, version=version
     )

@@ -9,6 +9,7 @@ from gpusq_compiler.ir import io
 from gpusq_compiler.trt.engines import enginelayers, evidence
 from gpusq_compiler.trt.engines.names import NodeNames
 from gpusq_compiler.trt.legality.rules import NEWEST, Version
+from gpusq_compiler.trt.legality.taken import as_taken
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ def evidence_of(
         FileError: A file cannot be read.
         DataError: Log and layers say nothing.
     """
-    loaded = io.load(model)
+    loaded = as_taken(io.load(model))
     lines = _text(log).splitlines()
     names = NodeNames(loaded, lines)
     engine: tuple[enginelayers.EngineLayer, ...] = ()

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from gpusq_compiler.errors import FileError, ModelError, OptionError
 from gpusq_compiler.trt.engines.options import HARDWARE
 from gpusq_compiler.trt.engines.refusals import builder_refusal, parser_refusal, reason_of
+from gpusq_compiler.trt.legality import taken
 from gpusq_compiler.trt.legality.constants import PAIR, initializers, nodes_of, prepared
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Network:
         config: How it is built.
         path: The file that it came from.
         model: The same file, read.
+        folder: Where what the parser read is, if that is another file.
     """
 
     bindings: Bindings
@@ -48,6 +50,7 @@ class Network:
     config: Any
     path: Path
     model: ir.Model
+    folder: taken.Folder | None = None
 
     def serialized(self) -> Any:
         """The engine's bytes, as a buffer.
@@ -74,7 +77,7 @@ def network_of(
     Args:
         bindings: The TensorRT to use.
         path: The file, which TensorRT reads itself, data files included.
-        model: The same file, read.
+        model: The same file, read, and as TensorRT takes it (`taken.as_taken`).
         options: How to build.
         profiles: Shapes of inputs with free dimensions.
 
@@ -87,7 +90,8 @@ def network_of(
     _load_plugins(bindings, builder, options)
     definition = builder.create_network(_creation_flags(bindings))
     parser = bindings.api.OnnxParser(definition, bindings.logger)
-    if not parser.parse_from_file(str(path)):
+    file, folder = taken.file_of(model, path)
+    if not parser.parse_from_file(str(file)):
         raise parser_refusal(bindings, parser, path, model)
     _require_no_shape_inputs(definition)
     config = builder.create_builder_config()
@@ -105,6 +109,7 @@ def network_of(
         config=config,
         path=path,
         model=model,
+        folder=folder,
     )
 
 

@@ -2,6 +2,9 @@
 
 codes in [low, high], zero point z, scale s   →   codes in [-127, 127], zero point 0,
 x in [(low - z) s, (high - z) s]                  scale max |x| / 127
+
+Codes that fit into int8 once the zero point is taken off, as with uint8 and 128, keep their
+scale, and every number stays what it is.
 """
 
 from __future__ import annotations
@@ -54,8 +57,10 @@ def ends_of(node: ir.Node) -> tuple[Array, Array]:
 def growth(node: ir.Node) -> Array:
     """By what the scale grows when the range becomes symmetric and holds the old one."""
     low, high = ends_of(node)
-    farthest: Array = np.maximum(np.abs(low), np.abs(high)) / np.float32(HIGH)
-    return farthest
+    farthest = np.maximum(np.abs(low), np.abs(high)) / np.float32(HIGH)
+    fits = (low == -HIGH - 1) & (high == HIGH)
+    grown: Array = np.where(fits, np.float32(1), farthest)
+    return grown
 
 
 def requantized(node: ir.Node, codes: Array, scale: Array) -> tuple[Array, Array]:
