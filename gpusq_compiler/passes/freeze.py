@@ -31,7 +31,11 @@ FORMS: Mapping[str, Literal["onnxruntime", "plain"]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Freeze(Pass):
-    """Fold each weight's QuantizeLinear into integer codes; the pattern is proven on them."""
+    """Fold each weight's QuantizeLinear into integer codes; the pattern is proven on them.
+
+    For ONNX Runtime activations and biases get the types that its integer kernels take.
+    ``gpusq passes show freeze`` explains the options.
+    """
 
     name: ClassVar[str] = "freeze"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QDQ})
