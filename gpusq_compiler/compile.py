@@ -77,6 +77,7 @@ def compile_model(
     threads: int | None = None,
     device: str = "cpu",
     resume: bool = False,
+    measure: bool | None = None,
     events: Events | None = None,
 ) -> CompileReport:
     """Compile an ONNX file into a sparse INT8 one and say what was done.
@@ -106,6 +107,9 @@ def compile_model(
         threads: Of the runtime; None lets it choose.
         device: ``cpu``, ``cuda`` or ``auto``.
         resume: Continue from the last checkpoint of the same request.
+        measure: Whether dense and compressed model are run to compare outputs, scores and
+            latencies; the model that is written is the same. None: where there are data, or
+            a pass looks at samples anyway.
         events: Receives progress.
 
     Returns:
@@ -135,6 +139,7 @@ def compile_model(
         threads=threads,
         device=device,
         resume=resume,
+        measure=measure,
         events=events or Silent(),
     )
     return run(plan, request)
@@ -147,24 +152,28 @@ def run(plan: Plan, request: Request) -> CompileReport:
     twins = None if request.twins is None else Twins(plan.pipeline.passes, model)
     request.require_outputs(model, () if twins is None else twins.names)
     with workdir_of(plan, request) as workdir:
-        ctx = context.context_of(plan, model, request, workdir)
-        evaluator = context.evaluator_of(model, request, ctx, plan.images)
+        passes = plan.pipeline.passes
+        samples, measured = request.has_samples(passes), request.measures(passes)
+        ctx = context.context_of(plan, model, request, workdir, samples=samples)
+        evaluator = (
+            context.evaluator_of(model, request, ctx, plan.images) if measured else None
+        )
         for line in _described(plan, request, model, ctx):
             request.events.note(line)
-        watch = Watch(model.clone(), ctx, evaluator)
+        watch = Watch(model.clone(), ctx, evaluator, measure=measured)
         steps = plan.pipeline.run(model, ctx, on_step=each(watch, twins))
         latencies = watch.latencies(model)
         recipe = recipes.recipe_text([step.ran for step in steps], plan.seed, plan.images)
-        _stamp(model, recipe, request)
+        _stamp(model, recipe, request, ctx)
         with _beside(twins, watch, ctx, request) as summaries:
             written = io.save(model, request.output)
-            opened = unpack(model)
+            opened = unpack(model) if facts.is_packed(model) else model
             report = CompileReport(
                 source=file_summary(request.source, io.source_size(model)),
                 output=file_summary(written.path, written.size),
                 recipe=recipe,
                 target=request.target,
-                data=data_summary(ctx.data, ctx.held_out, given=request.data is not None),
+                data=data_summary(ctx.data, ctx.held_out, made_up=ctx.synthesised),
                 quality=_quality(watch.scores, evaluator, request),
                 latencies=latencies,
                 steps=steps,
@@ -226,22 +235,26 @@ def preview(plan: Plan, request: Request) -> ModelPlan:
     passes = plan.pipeline.passes
     with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
         ctx = context.context_of(plan, model, request, Path(folder))
-        notes = _notes(request, model)
+        notes = _notes(plan, request, model)
         return analysis.plan_of(model, Canonicalize()(model), passes, ctx, notes)
 
 
 def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> list[str]:
     """Notes and passes, one line each; an error comes before the first of them."""
-    steps = steps_of(plan.pipeline.passes, Canonicalize()(model), ctx)
-    return [*_notes(request, model), *map(str, steps)]
+    passes = plan.pipeline.passes
+    asked = any(step.asks_model(ctx) for step in passes)
+    steps = steps_of(passes, Canonicalize()(model) if asked else model, ctx)
+    return [*_notes(plan, request, model), *map(str, steps)]
 
 
-def _notes(request: Request, model: ir.Model) -> list[str]:
+def _notes(plan: Plan, request: Request, model: ir.Model) -> list[str]:
     """What a person should know before anything runs."""
     lines = []
-    if request.data is None:
+    if request.data is None and request.has_samples(plan.pipeline.passes):
         doubt = "" if request.verified else ", accuracy is unverified"
         lines.append(f"no --data: inputs are synthesised{doubt}")
+    elif request.data is None:
+        lines.append("no --data: the models are not run, accuracy and latency are not measured")
     missing = deploy.absent() if request.engine is not None else ""
     if missing:
         lines.append(f"{missing}: model and scripts will be written, the engine not")
@@ -286,16 +299,18 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
     return model
 
 
-def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
+def _stamp(model: ir.Model, recipe: str, request: Request, ctx: Context) -> None:
     """Say on the file what made it: no time, no path, so that same input gives same bytes."""
     model.metadata_props[claims.PREFIX + "recipe"] = recipe
     if not request.verified:
-        model.metadata_props[claims.PREFIX + "accuracy"] = "unverified: synthesised inputs"
+        reason = "no data" if ctx.data is None else SYNTHESISED
+        model.metadata_props[claims.PREFIX + "accuracy"] = f"unverified: {reason}"
 
 
 def _facts(model: ir.Model, opened: ir.Model) -> list[str]:
     """What holds of the model as it is stored, and as it is once it is loaded."""
-    return sorted(fact.value for fact in facts.present(model) | facts.present(opened))
+    models = (model,) if opened is model else (model, opened)
+    return sorted({fact.value for one in models for fact in facts.present(one)})
 
 
 def _lint(model: ir.Model, steps: Sequence[PassReport], request: Request) -> Lint | None:

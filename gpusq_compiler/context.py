@@ -38,24 +38,24 @@ MOST_COMPARED = 256
 """Held-out samples on which outputs are compared with the dense model's, after each pass."""
 
 
-def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> Context:
+def context_of(
+    plan: Plan, model: ir.Model, request: Request, workdir: Path, *, samples: bool = True
+) -> Context:
     """Open everything that the request names; all of it is checked here.
+
+    Args:
+        plan: What runs.
+        model: As it was read.
+        request: Names what is opened.
+        workdir: For data that do not fit into memory.
+        samples: Whether any are opened or made up.
 
     Raises:
         DataError: Data do not fit the model.
         ModelError: The teacher does not fit the model.
         FileError: Something cannot be read.
     """
-    samples = samples_of(
-        request.data,
-        model,
-        workdir,
-        plan.seed,
-        request.metric,
-        images=plan.images,
-        events=request.events,
-    )
-    data, held_out = _parts(samples, model, plan.seed, request.threads, request.device)
+    data, held_out = _samples(plan, model, request, workdir) if samples else (None, None)
     trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
     return Context(
         workdir=workdir,
@@ -121,6 +121,22 @@ def open_context(
             synthesised=data is None,
             trainer=OrtTrainer(),
         )
+
+
+def _samples(
+    plan: Plan, model: ir.Model, request: Request, workdir: Path
+) -> tuple[Samples, Samples | None]:
+    """What is trained and calibrated on, and what is held out, without padding."""
+    samples = samples_of(
+        request.data,
+        model,
+        workdir,
+        plan.seed,
+        request.metric,
+        images=plan.images,
+        events=request.events,
+    )
+    return _parts(samples, model, plan.seed, request.threads, request.device)
 
 
 def evaluator_of(

@@ -272,11 +272,11 @@ class CompileReport:
 
 
 def data_summary(
-    data: Samples | None, held_out: Samples | None, *, given: bool
+    data: Samples | None, held_out: Samples | None, *, made_up: bool
 ) -> DataSummary:
     """Describe what a compile worked on."""
     return DataSummary(
-        origin="given" if given else "synthesised",
+        origin="none" if data is None else "synthesised" if made_up else "given",
         training=data.count if data is not None else 0,
         held_out=held_out.count if held_out is not None else 0,
         labels=data is not None and data.has_labels,

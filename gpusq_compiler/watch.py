@@ -45,21 +45,29 @@ class Watch:
         dense: The model as it was read; not modified.
         ctx: Its data serve the checks.
         evaluator: The metric; None leaves the scores out.
+        measure: Whether any model is run.
 
     Attributes:
         scores: Of the dense model and after every pass that changed something.
         reference: The model after its last pass that keeps the function: what is compressed.
-        runs: Whether the runtime takes the model; without that nothing is measured, and said.
+        runs: Whether models are run; where the runtime does not take one that is said.
     """
 
-    def __init__(self, dense: ir.Model, ctx: Context, evaluator: Evaluator | None) -> None:
+    def __init__(
+        self,
+        dense: ir.Model,
+        ctx: Context,
+        evaluator: Evaluator | None,
+        *,
+        measure: bool = True,
+    ) -> None:
         self._dense = dense
         self._ctx = ctx
         self._evaluator = evaluator
         self._lossy = False
         self.scores: dict[str, float] = {}
         self.reference = dense
-        self.runs = self._can_run()
+        self.runs = measure and self._can_run()
         self._score(DENSE, dense)
 
     def _score(self, step: str, model: ir.Model) -> None:

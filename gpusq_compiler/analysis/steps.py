@@ -56,7 +56,7 @@ def steps_of(passes: Sequence[Pass], canonical: ir.Model, ctx: Context) -> tuple
 
     Args:
         passes: Of a plan.
-        canonical: The model in canonical form.
+        canonical: The model, in canonical form where a pass asks for it.
         ctx: Samples and target.
 
     Raises:

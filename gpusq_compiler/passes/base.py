@@ -175,6 +175,15 @@ class Pass(abc.ABC):
         del model, ctx
         return self
 
+    def asks_model(self, ctx: Context) -> bool:
+        """Whether `resolve` looks at the model, so that a plan has to make it canonical."""
+        del ctx
+        return type(self).resolve is not Pass.resolve
+
+    def wants_samples(self) -> bool:
+        """Whether it looks at samples; where none are given, they are made up for those."""
+        return True
+
     def precheck(self, model: ir.Model, ctx: Context) -> None:  # noqa: B027
         """Raise `PreconditionError` where the pass cannot run."""
 

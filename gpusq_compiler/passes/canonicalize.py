@@ -68,6 +68,15 @@ class Canonicalize(Pass):
         usual: Literal["fold", "keep"] = "fold" if ctx.target == "tensorrt" else "keep"
         return dataclasses.replace(self, attention_scale=self.attention_scale or usual)
 
+    def asks_model(self, ctx: Context) -> bool:
+        """Never: the target decides."""
+        del ctx
+        return False
+
+    def wants_samples(self) -> bool:
+        """Never: the function stays."""
+        return False
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Apply each step until nothing changes."""
         del ctx

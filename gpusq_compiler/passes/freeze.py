@@ -28,6 +28,10 @@ class Freeze(Pass):
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.FROZEN})
     lossy: ClassVar[bool] = False
 
+    def wants_samples(self) -> bool:
+        """Never: ranges are in the quantizers."""
+        return False
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Replace every Q of a constant by its result; sparsity claims move to the codes."""
         del ctx

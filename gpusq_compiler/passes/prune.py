@@ -29,6 +29,7 @@ from gpusq_compiler.sparsity.nm import (
     kept_magnitude,
     mask_from_zeros,
     mask_of,
+    masked,
     violations,
 )
 from gpusq_compiler.sparsity.scores import (
@@ -82,9 +83,20 @@ class Prune(Pass):
         """Take the score that model and data allow where the user chose none."""
         if not isinstance(self.score, Auto):
             return self
-        real = ctx.data is not None and not ctx.synthesised
-        seen = real and refusal(model, threads=ctx.threads, device=ctx.device) is None
+        seen = (
+            self.asks_model(ctx)
+            and refusal(model, threads=ctx.threads, device=ctx.device) is None
+        )
         return dataclasses.replace(self, score=SparseGpt() if seen else Magnitude())
+
+    def asks_model(self, ctx: Context) -> bool:
+        """Where there are real data, and the user chose no score."""
+        real = ctx.data is not None and not ctx.synthesised
+        return real and isinstance(self.score, Auto)
+
+    def wants_samples(self) -> bool:
+        """Where the score does; `Auto` takes one that does not where none are given."""
+        return self.score.needs is not Evidence.NOTHING
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Prune every eligible weight once and claim its pattern."""
@@ -146,7 +158,7 @@ class Prune(Pass):
         if evidence is None:
             score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()
             mask = mask_of(score.importance(weight), pattern, axis=use.reduction)
-            return np.where(mask, weight, weight.dtype.type(0))
+            return masked(weight, mask)
         parts = zip(weight_matrices(use, weight), evidence, strict=True)
         sparse = np.stack([self.score.prune(part, pattern, seen) for part, seen in parts])
         return weight_from(use, sparse + 0.0, weight.shape)

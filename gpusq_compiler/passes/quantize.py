@@ -86,6 +86,11 @@ class Quantize(Pass):
         del model
         return dataclasses.replace(self, placement=self.placement or TARGETS[ctx.target])
 
+    def asks_model(self, ctx: Context) -> bool:
+        """Never: the target decides."""
+        del ctx
+        return False
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Place, calibrate, insert."""
         uses = list(query.weight_uses(model))

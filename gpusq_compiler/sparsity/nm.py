@@ -14,13 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpusq_compiler.errors import OptionError, PreconditionError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CACHED = 1 << 16
+"""Values that are worked on together, so that they stay in a processor's cache."""
 _REMEDY = "Write N:M with 0 < N < M, as 2:4, or pairs of values, as 4:8-pairs"
 
 
@@ -94,14 +99,39 @@ def mask_of(
         mask = mask_of(units, NM(pattern.n, pattern.m), axis=axis)
         return np.repeat(mask, pattern.unit, axis=axis)
     groups, inner = _grouped(_ordered(scores), pattern, axis)
-    columns = np.moveaxis(groups, inner, 0)
-    better = np.zeros(columns.shape, dtype=np.uint16)
-    for late in range(pattern.m):
+    mask = np.empty(groups.shape, np.bool_)
+    for part in _slices(groups):
+        columns, kept = (np.moveaxis(side[part], inner, 0) for side in (groups, mask))
+        for place, better in enumerate(_ranks(columns)):
+            np.less(better, pattern.n, out=kept[place])
+    return mask.reshape(scores.shape)
+
+
+def _ranks(columns: npt.NDArray[Any]) -> list[npt.NDArray[np.uint16]]:
+    """How many of its group are better than each value; the group is axis 0."""
+    last = len(columns) - 1
+    better = [np.full(columns.shape[1:], last - i, np.uint16) for i in range(last + 1)]
+    for late in range(last + 1):
         for early in range(late):
             early_wins = columns[early] >= columns[late]
             better[late] += early_wins
-            better[early] += ~early_wins
-    return np.moveaxis(better < pattern.n, 0, inner).reshape(scores.shape)
+            better[early] -= early_wins
+    return better
+
+
+def _slices(groups: npt.NDArray[Any]) -> Iterator[slice]:
+    """Parts of the first axis that fit into a processor's cache."""
+    step = max(1, CACHED * len(groups) // max(groups.size, 1))
+    return (slice(first, first + step) for first in range(0, len(groups), step))
+
+
+def masked(
+    weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[Any]:
+    """A copy of the weight with zeros, none of them negative, where the mask is False."""
+    bits = np.dtype(f"u{weight.itemsize}")  # several times faster than numpy's where
+    plain = np.ascontiguousarray(weight)
+    return (plain.view(bits) * mask.astype(bits)).view(weight.dtype)
 
 
 def mask_from_zeros(
@@ -126,7 +156,11 @@ def violations(
     if pattern.unit > 1:
         alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
     groups, inner = _grouped(alive, NM(pattern.n, pattern.m), axis)
-    return np.flatnonzero(np.count_nonzero(groups, axis=inner) > pattern.n)
+    columns = np.moveaxis(groups, inner, 0)
+    counts = columns[0].astype(np.uint16)
+    for column in columns[1:]:
+        counts += column
+    return np.flatnonzero(counts > pattern.n)
 
 
 def has_pattern(weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int) -> bool:
@@ -154,10 +188,15 @@ def describe(
 
 def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
     """Fraction of the sum of magnitudes that the mask keeps; 1 for a weight of zeros."""
-    magnitude = np.abs(weight.astype(np.float32))
-    total = float(magnitude.sum(dtype=np.float64))
-    kept = np.where(mask, magnitude, np.float32(0))  # several times faster than sum(where=)
-    return float(kept.sum(dtype=np.float64)) / total if total else 1.0
+    values, alive = weight.reshape(-1), mask.reshape(-1)
+    total = kept = 0.0
+    for first in range(0, values.size, CACHED):
+        part = slice(first, first + CACHED)
+        magnitude = np.abs(values[part].astype(np.float64))
+        total += float(magnitude.sum())
+        magnitude *= alive[part]
+        kept += float(magnitude.sum())
+    return kept / total if total else 1.0
 
 
 def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:
@@ -188,5 +227,7 @@ def _ordered(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Scores in a type that numpy compares fast and that has no NaN; the order is the same."""
     if scores.dtype.kind in "iub":
         return scores
-    wide = scores if scores.dtype == np.float64 else scores.astype(np.float32)
+    wide = scores if scores.dtype == np.float64 else scores.astype(np.float32, copy=False)
+    if not wide.size or not np.isnan(wide.min()):
+        return wide
     return np.where(np.isnan(wide), -np.inf, wide)

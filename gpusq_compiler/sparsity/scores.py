@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gpusq_compiler.components import Component
 from gpusq_compiler.errors import OptionError, PreconditionError
-from gpusq_compiler.sparsity.nm import NM, mask_of
+from gpusq_compiler.sparsity.nm import NM, mask_of, masked
 from gpusq_compiler.sparsity.sparsegpt import by_mean, check_moments, inverse_factor, sparsegpt
 
 Values = npt.NDArray[Any]
@@ -55,7 +55,7 @@ class Score(Component, abc.ABC):
         A score that also adapts the kept values overrides this.
         """
         mask = mask_of(self.importance(weight, evidence), pattern, axis=1)
-        return np.where(mask, weight, weight.dtype.type(0))
+        return masked(weight, mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
