@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING
 from gpusq_compiler import context
 from gpusq_compiler import recipe as recipes
 from gpusq_compiler.analysis import layers
-from gpusq_compiler.analysis import plan as analysis
 from gpusq_compiler.analysis.steps import steps_of
 from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
 from gpusq_compiler.manifest import file_summary, manifest, versions
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.canonicalize import Canonicalize
-from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.passes.pack import unpack
 from gpusq_compiler.passes.pipeline import each
-from gpusq_compiler.passes.training import TrainingPass
-from gpusq_compiler.passes.twins import Twins, require_plan, written_whole
 from gpusq_compiler.report import (
     CompileReport,
     LayerTable,
@@ -36,7 +32,6 @@ from gpusq_compiler.request import Request, workdir_of
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import providers
-from gpusq_compiler.trt.engines import deploy
 from gpusq_compiler.trt.engines.options import EngineOptions
 from gpusq_compiler.watch import Watch
 
@@ -48,7 +43,9 @@ if TYPE_CHECKING:
     from gpusq_compiler.analysis.plan import ModelPlan
     from gpusq_compiler.calibration.evaluate import Evaluator
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.passes.lower import Lower
     from gpusq_compiler.passes.pipeline import PassReport
+    from gpusq_compiler.passes.twins import Twins
     from gpusq_compiler.recipe import Overrides, Plan
     from gpusq_compiler.runtime.events import Events
 
@@ -149,7 +146,7 @@ def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
     started = time.monotonic()
     model = _checked_model(plan, request)
-    twins = None if request.twins is None else Twins(plan.pipeline.passes, model)
+    twins = _twins(plan, request, model)
     request.require_outputs(model, () if twins is None else twins.names)
     with workdir_of(plan, request) as workdir:
         passes = plan.pipeline.passes
@@ -188,10 +185,21 @@ def run(plan: Plan, request: Request) -> CompileReport:
     return _with_engine(report, request)
 
 
+def _twins(plan: Plan, request: Request, model: ir.Model) -> Twins | None:
+    """Collects what twins are made of, where some are asked for."""
+    if request.twins is None:
+        return None
+    from gpusq_compiler.passes.twins import Twins
+
+    return Twins(plan.pipeline.passes, model)
+
+
 def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     """Build the engine that was asked for; model and report are complete without it."""
     if request.engine is None:
         return report
+    from gpusq_compiler.trt.engines import deploy
+
     lowered = _lowered(report.steps)
     built = deploy.deploy(
         request.output,
@@ -208,6 +216,8 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
 
 def _lowered(steps: Sequence[PassReport]) -> Lower:
     """The pass that made the model one for TensorRT, or what it would be by default."""
+    from gpusq_compiler.passes.lower import Lower
+
     return next((step.ran for step in steps if isinstance(step.ran, Lower)), Lower())
 
 
@@ -216,7 +226,12 @@ def _beside(
     twins: Twins | None, watch: Watch, ctx: Context, request: Request
 ) -> Iterator[tuple[TwinSummary, ...]]:
     """Twins, written; they go again where the model beside them cannot be written."""
-    models = {} if twins is None else dict(twins.models(ctx))
+    if twins is None:
+        yield ()
+        return
+    from gpusq_compiler.passes.twins import written_whole
+
+    models = dict(twins.models(ctx))
     files = {request.twin_file(name): model for name, model in models.items()}
     with written_whole(files) as done:
         yield tuple(
@@ -231,6 +246,8 @@ def _beside(
 
 def preview(plan: Plan, request: Request) -> ModelPlan:
     """What would run, and what would become of every layer; nothing is written."""
+    from gpusq_compiler.analysis import plan as analysis
+
     model = _checked_model(plan, request)
     passes = plan.pipeline.passes
     with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
@@ -254,13 +271,18 @@ def _notes(plan: Plan, request: Request, model: ir.Model) -> list[str]:
         doubt = "" if request.verified else ", accuracy is unverified"
         lines.append(f"no --data: inputs are synthesised{doubt}")
     elif request.data is None:
-        lines.append("no --data: the models are not run, accuracy and latency are not measured")
-    missing = deploy.absent() if request.engine is not None else ""
-    if missing:
-        lines.append(f"{missing}: model and scripts will be written, the engine not")
-    newest = flavour.ceilings()
+        lines.append(
+            "no --data: the models are not run, accuracy and latency are not measured"
+        )
+    if request.engine is not None:
+        from gpusq_compiler.trt.engines import deploy
+
+        missing = deploy.absent()
+        if missing:
+            lines.append(f"{missing}: model and scripts will be written, the engine not")
     opset, version = model.opset_imports.get("", 0), model.ir_version or 0
-    if (opset, version) > newest or version > newest[1]:
+    newest = flavour.ceilings() if flavour.may_refuse(opset, version) else None
+    if newest is not None and ((opset, version) > newest or version > newest[1]):
         lines.append(
             f"the file keeps opset {opset} and IR version {version}; the ONNX Runtime here "
             f"loads up to {newest[0]} and {newest[1]}, so it needs a newer one to run"
@@ -272,23 +294,14 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
     """Say now, not after an hour, that machine or model cannot take what is asked."""
     flavour.require_one()
     if request.twins is not None:
+        from gpusq_compiler.passes.twins import require_plan
+
         require_plan(plan.pipeline.passes)
     providers(request.device)
-    trainings = [step for step in plan.pipeline.passes if isinstance(step, TrainingPass)]
-    if trainings:
+    if any(step.trains for step in plan.pipeline.passes):
         flavour.require_training()
-    if request.budget is not None and trainings and all(step.steps for step in trainings):
-        raise OptionError(
-            "every training pass has its steps already",
-            where="--budget",
-            remedy="Give minutes or steps, not both",
-        )
-    if request.budget is not None and not trainings:
-        raise OptionError(
-            "no pass of the plan trains",
-            where="--budget",
-            remedy="Add one that does (distill, qat), or leave the option out",
-        )
+    if request.budget is not None:
+        _require_trainings(plan)
     model = io.load(request.source)
     try:
         plan.pipeline.check_order(facts.present(model))
@@ -297,6 +310,25 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
             error.what, where=f"{request.source}, {error.where}", remedy=error.remedy
         ) from error
     return model
+
+
+def _require_trainings(plan: Plan) -> None:
+    """A budget is for passes that train and have no number of steps."""
+    from gpusq_compiler.passes.training import TrainingPass
+
+    trainings = [step for step in plan.pipeline.passes if isinstance(step, TrainingPass)]
+    if not trainings:
+        raise OptionError(
+            "no pass of the plan trains",
+            where="--budget",
+            remedy="Add one that does (distill, qat), or leave the option out",
+        )
+    if all(step.steps for step in trainings):
+        raise OptionError(
+            "every training pass has its steps already",
+            where="--budget",
+            remedy="Give minutes or steps, not both",
+        )
 
 
 def _stamp(model: ir.Model, recipe: str, request: Request, ctx: Context) -> None:

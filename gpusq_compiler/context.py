@@ -18,7 +18,6 @@ from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes.base import Context
 from gpusq_compiler.passes.canonicalize import Canonicalize
-from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.request import CHECKPOINTS, require_choices
 from gpusq_compiler.runtime.session import input_specs
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
@@ -56,7 +55,7 @@ def context_of(
         FileError: Something cannot be read.
     """
     data, held_out = _samples(plan, model, request, workdir) if samples else (None, None)
-    trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
+    trainings = sum(step.trains for step in plan.pipeline.passes)
     return Context(
         workdir=workdir,
         seed=plan.seed,

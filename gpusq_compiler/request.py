@@ -17,7 +17,6 @@ from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.trt.engines import outputs
 from gpusq_compiler.trt.engines.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -151,6 +150,8 @@ class Request:
             self._require_twins(self.twins, model, inputs, twins)
 
     def _require_engine(self, engine: Path, model: ir.Model, inputs: set[Path]) -> None:
+        from gpusq_compiler.trt.engines import outputs
+
         written = {self.output, *report_files(self.report_file)}
         others = inputs | {file.resolve() for file in written}
         for file in outputs.files_of(engine):

@@ -91,11 +91,10 @@ class Watch:
             PostconditionError: The outputs moved though the pass says that they do not.
         """
         self._lossy = self._lossy or report.ran.lossy
-        if not self._lossy:
-            self.reference = model.clone()
         if not report.changes:
             return
         if not self._lossy:
+            self.reference = model.clone()
             self._require_same(report, model)
         self._score(report.ran.name, model)
 

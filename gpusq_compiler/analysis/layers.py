@@ -14,7 +14,7 @@ from gpusq_compiler.errors import DataError, ModelError
 from gpusq_compiler.ir import claims, query
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.runtime.metrics import Difference
+from gpusq_compiler.runtime.metrics import difference
 from gpusq_compiler.runtime.session import Session
 from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_from_zeros
 
@@ -194,9 +194,7 @@ def _compared(layer: Layer, dense: Array | None, found: Array | None, use: Weigh
     """With how the weight that the layer reads differs from the dense one."""
     if dense is None or found is None or dense.shape != found.shape:
         return layer
-    sums = Difference()
-    for part, reference in zip(_slices(found), _slices(dense), strict=True):
-        sums.update(part, reference)
+    sums = difference(found, dense)
     layer = dataclasses.replace(
         layer,
         zeros=1 - int(np.count_nonzero(found)) / max(found.size, 1),
@@ -213,13 +211,6 @@ def _compared(layer: Layer, dense: Array | None, found: Array | None, use: Weigh
         axis=use.reduction,
         kept_magnitude=kept_magnitude(dense, mask),
     )
-
-
-def _slices(weight: Array) -> Iterator[Array]:
-    """Parts of a weight, so that no copy of all of it in double precision is made."""
-    flat = weight.reshape(-1)
-    for first in range(0, flat.size, SLICE):
-        yield flat[first : first + SLICE]
 
 
 def _as_read(model: ir.Model, uses: Sequence[WeightUse]) -> Iterator[Array | None]:

@@ -1,15 +1,14 @@
 """Parts of other packages that are loaded when they are first used, for most runs never do.
 
 onnx_ir imports SymPy for arithmetic with named dimensions, onnxscript all operators of ONNX's
-reference for folding: more than a third of the time in which the command line starts. Python's
-own lazy loader puts them off; whoever imports the package gets everything at once.
+reference for folding: a third of the time in which a verb starts. Python's own lazy loader
+puts them off; whoever imports the package gets everything at once.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
 LATER = frozenset({"sympy", "onnx_ir._symbolic_shapes", "onnx.reference.ops"})
 
 
-class Later(MetaPathFinder):
+class Later:
     """Finds the modules of `LATER` where they are, with a loader that waits."""
 
+    @classmethod
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module as Python finds it; None for all others."""
         if name not in LATER:
@@ -37,5 +37,5 @@ class Later(MetaPathFinder):
 
 def import_lazily() -> None:
     """From now on; what is imported already stays as it is."""
-    if not any(isinstance(finder, Later) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Later())
+    if Later not in sys.meta_path:
+        sys.meta_path.insert(0, Later)

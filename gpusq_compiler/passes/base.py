@@ -160,6 +160,7 @@ class Pass(abc.ABC):
         breaks: Facts that are no longer claimed after.
         idempotent: Whether a second run changes nothing.
         lossy: Whether outputs may change beyond rounding.
+        trains: Whether it is a `training.TrainingPass`.
     """
 
     name: ClassVar[str]
@@ -169,6 +170,7 @@ class Pass(abc.ABC):
     breaks: ClassVar[frozenset[Fact]] = frozenset()
     idempotent: ClassVar[bool] = True
     lossy: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
 
     def resolve(self, model: ir.Model, ctx: Context) -> Pass:
         """Fill in options that depend on model and data; the report holds the outcome."""

@@ -14,8 +14,6 @@ from gpusq_compiler.ir import claims, packed, query
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
 from gpusq_compiler.sparsity import nm
-from gpusq_compiler.trt.legality.legal import refusals
-from gpusq_compiler.trt.legality.rules import NEWEST, Version
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
@@ -180,6 +178,9 @@ def stored_packed(model: ir.Model) -> Iterator[Finding]:
 
 def trt_legal(model: ir.Model) -> Iterator[Finding]:
     """Nothing in the model is refused by the version of TensorRT that it was lowered for."""
+    from gpusq_compiler.trt.legality.legal import refusals
+    from gpusq_compiler.trt.legality.rules import NEWEST, Version
+
     text = model.metadata_props.get(claims.TENSORRT, str(NEWEST))
     try:
         version = Version.parse(text)

@@ -305,6 +305,8 @@ def providers(device: str) -> list[str]:
     Raises:
         MissingRuntime: CUDA was asked for and is not there.
     """
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
     import onnxruntime
 
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -314,7 +316,7 @@ def providers(device: str) -> list[str]:
             where="--device cuda",
             remedy="See: gpusq doctor",
         )
-    if device == "cpu" or not has_cuda:
+    if not has_cuda:
         return ["CPUExecutionProvider"]
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 

@@ -125,13 +125,12 @@ def _slices(groups: npt.NDArray[Any]) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, len(groups), step))
 
 
-def masked(
-    weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]
-) -> npt.NDArray[Any]:
+def masked(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     """A copy of the weight with zeros, none of them negative, where the mask is False."""
     bits = np.dtype(f"u{weight.itemsize}")  # several times faster than numpy's where
     plain = np.ascontiguousarray(weight)
-    return (plain.view(bits) * mask.astype(bits)).view(weight.dtype)
+    kept: npt.NDArray[Any] = plain.view(bits) * mask.astype(bits)
+    return kept.view(weight.dtype)
 
 
 def mask_from_zeros(
@@ -141,7 +140,10 @@ def mask_from_zeros(
 
     Exactly n are kept in every group, so a weight that trained to zero may leave it again.
     """
-    return mask_of(weight != 0, pattern, axis=axis)
+    alive: npt.NDArray[np.bool_] = weight != 0
+    if pattern.unit == 1 and np.all(_alive(alive, pattern, axis) == pattern.n):
+        return alive
+    return mask_of(alive, pattern, axis=axis)
 
 
 def violations(
@@ -155,12 +157,17 @@ def violations(
     alive = weight != 0
     if pattern.unit > 1:
         alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
-    groups, inner = _grouped(alive, NM(pattern.n, pattern.m), axis)
+    return np.flatnonzero(_alive(alive, NM(pattern.n, pattern.m), axis) > pattern.n)
+
+
+def _alive(alive: npt.NDArray[np.bool_], pattern: NM, axis: int) -> npt.NDArray[np.uint16]:
+    """How many are True in every group."""
+    groups, inner = _grouped(alive, pattern, axis)
     columns = np.moveaxis(groups, inner, 0)
-    counts = columns[0].astype(np.uint16)
+    counts: npt.NDArray[np.uint16] = columns[0].astype(np.uint16)
     for column in columns[1:]:
         counts += column
-    return np.flatnonzero(counts > pattern.n)
+    return counts
 
 
 def has_pattern(weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int) -> bool:
