@@ -25,6 +25,8 @@ LATENCY_BATCHES = (1, 32)
 LATENCY_SECONDS = 1.0
 SLOW = 5000.0
 """Expected milliseconds of one round above which a larger batch is not measured."""
+FEW = 2
+"""Samples on which a pass that keeps the function is held to its word."""
 SAME_FUNCTION = 1 - 1e-4
 DENSE = "dense"
 
@@ -105,7 +107,7 @@ class Watch:
     def _require_same(self, report: PassReport, model: ir.Model) -> None:
         if self._ctx.data is None or not self.runs:
             return
-        few = Subset(self._ctx.data, np.arange(min(8, self._ctx.data.count)))
+        few = Subset(self._ctx.data, np.arange(min(FEW, self._ctx.data.count)))
         found = compare(self._dense, model, few, threads=self._ctx.threads)
         for name, difference in found.items():
             if difference.max_error > 0 and difference.cosine < SAME_FUNCTION:

@@ -68,7 +68,7 @@ class Quantize(Pass):
     ] = "all"
     observer: Annotated[Observer, "chooses the range of activations"] = MeanSquare()
     samples: Annotated[int, "calibration samples at most"] = 512
-    batch_size: Annotated[int, "samples per calibration batch"] = 32
+    batch_size: Annotated[int, "samples per calibration batch; memory holds what it quantizes"] = 8
     include: Annotated[tuple[str, ...], "only these nodes, weights, operators or regexes"] = ()
     exclude: Annotated[tuple[str, ...], "but not these"] = ()
 
