@@ -7,8 +7,11 @@ standard library, for other environments run it too.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,3 +84,55 @@ class Contender:
         if not line:
             raise SystemExit(f"a contender ended: exit {self._process.wait()}")
         return line.strip()
+
+
+def ran(command: Sequence[str], *, limit: float, folder: Path) -> dict[str, Any]:
+    """What one process took with all that it started: seconds, processor time, peak.
+
+    Args:
+        command: Runs in the root of the checkout.
+        limit: Seconds after which it is stopped.
+        folder: Where it may leave what it does not clean up.
+
+    Returns:
+        Also ``output``, what it printed, and ``failed``, why it has no result.
+    """
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with tempfile.TemporaryFile("w+") as printed:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        status, usage = _waited(process.pid, started + limit)
+        wall = time.perf_counter() - started
+        process.returncode = 0
+        printed.seek(0)
+        output = printed.read()
+    found: dict[str, Any] = {
+        "wall": wall,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "gigabytes": usage.ru_maxrss / 2**20,
+        "output": output,
+    }
+    if wall >= limit:
+        found["failed"] = f"over {limit:.0f} s"
+    elif status:
+        found["failed"] = (output.strip().splitlines() or ["?"])[-1][:120]
+    return found
+
+
+def _waited(child: int, end: float) -> tuple[int, Any]:
+    """Status and usage of a process, which is stopped when it is time."""
+    while time.perf_counter() < end:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if done:
+            return status, usage
+        time.sleep(0.002)
+    os.killpg(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)
+    return status, usage

@@ -7,11 +7,14 @@ import dataclasses
 import functools
 import hashlib
 import os
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import google.protobuf.message
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -254,7 +257,7 @@ def _write_data(
     digest = hashlib.sha256()
     working = path.with_name(f".{path.stem}.data.part")
     try:
-        with working.open("wb") as file:
+        with working.open("wb") as file, ThreadPoolExecutor(1) as beside:
             for value in _initializers(model):
                 tensor = value.const_value
                 if tensor is None or tensor.nbytes <= LARGE or value.name is None:
@@ -262,9 +265,10 @@ def _write_data(
                 padding = -file.tell() % ALIGNMENT
                 file.write(b"\0" * padding)
                 places[value.name] = (file.tell(), tensor.nbytes)
-                content = tensor.tobytes()
-                digest.update(content)
+                content = _content(tensor)
+                hashed = beside.submit(digest.update, content)
                 file.write(content)
+                hashed.result()
             file.flush()
             os.fsync(file.fileno())
         target = path.with_name(f"{path.stem}.{digest.hexdigest()[:16]}.data")
@@ -274,6 +278,13 @@ def _write_data(
     finally:
         working.unlink(missing_ok=True)
     return target, places
+
+
+def _content(tensor: ir.TensorProtocol) -> bytes | memoryview:
+    """The bytes of a tensor as files hold them, no copy where memory holds them so."""
+    if sys.byteorder != "little" or tensor.dtype.bitwidth < 8:
+        return tensor.tobytes()
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
 
 
 def _proto_of(

@@ -26,10 +26,10 @@ from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.runtime.session import refusal
 from gpusq_compiler.sparsity.nm import (
     NM,
-    kept_magnitude,
-    mask_from_zeros,
+    kept_by,
     mask_of,
     masked,
+    sparsified,
     violations,
 )
 from gpusq_compiler.sparsity.scores import (
@@ -117,6 +117,7 @@ class Prune(Pass):
         for use, evidence in gathering.evidence(layers, self.score.needs):
             before = _state(use.value)
             rows[use.node] = self._prune(use, pattern, evidence)
+            edit.let_go(before[0])
             if _state(use.value) != before:
                 changed.add(use.value.name or "")
         return PassResult(
@@ -137,15 +138,14 @@ class Prune(Pass):
             edit.replace_weight(use.value, chosen)
         claim = claims.Sparsity(pattern=self.pattern, axis=use.reduction)
         use.value.metadata_props[claims.SPARSITY] = str(claim)
-        mask = mask_from_zeros(chosen, pattern, axis=use.reduction)
         return {
             "layer": use.node.name,
             "weight": use.value.name,
             "operator": use.node.op_type,
             "shape": "x".join(map(str, use.shape)),
             "axis": use.reduction,
-            "parameters": int(mask.size),
-            "kept_magnitude": kept_magnitude(weight, mask),
+            "parameters": int(weight.size),
+            "kept_magnitude": kept_by(weight, chosen, pattern, axis=use.reduction),
             "output_error": _output_error(use, weight, chosen, evidence, self.score.needs),
         }
 
@@ -157,6 +157,8 @@ class Prune(Pass):
             return weight
         if evidence is None:
             score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()
+            if score.alone:
+                return sparsified(weight, score.importance, pattern, axis=use.reduction)
             mask = mask_of(score.importance(weight), pattern, axis=use.reduction)
             return masked(weight, mask)
         parts = zip(weight_matrices(use, weight), evidence, strict=True)
@@ -183,7 +185,7 @@ def _in_order(layers: Iterable[query.WeightUse], names: set[str]) -> tuple[str, 
     return tuple(dict.fromkeys(n for u in layers if (n := u.value.name or "") in names))
 
 
-def _state(value: ir.Value) -> tuple[object, object]:
+def _state(value: ir.Value) -> tuple[ir.TensorProtocol | None, object]:
     return value.const_value, claims.sparsity_of(value)
 
 

@@ -13,6 +13,7 @@ grouped convolution need no special care beyond `NM.fits`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from gpusq_compiler.errors import OptionError, PreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 CACHED = 1 << 16
 """Values that are worked on together, so that they stay in a processor's cache."""
@@ -100,7 +101,7 @@ def mask_of(
         return np.repeat(mask, pattern.unit, axis=axis)
     groups, inner = _grouped(_ordered(scores), pattern, axis)
     mask = np.empty(groups.shape, np.bool_)
-    for part in _slices(groups):
+    for part in parts(groups.shape):
         columns, kept = (np.moveaxis(side[part], inner, 0) for side in (groups, mask))
         for place, better in enumerate(_ranks(columns)):
             np.less(better, pattern.n, out=kept[place])
@@ -119,10 +120,47 @@ def _ranks(columns: npt.NDArray[Any]) -> list[npt.NDArray[np.uint16]]:
     return better
 
 
-def _slices(groups: npt.NDArray[Any]) -> Iterator[slice]:
-    """Parts of the first axis that fit into a processor's cache."""
-    step = max(1, CACHED * len(groups) // max(groups.size, 1))
-    return (slice(first, first + step) for first in range(0, len(groups), step))
+def parts(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice]:
+    """Parts of the first axis that fit into a processor's cache.
+
+    Work on large weights goes from part to part: an array of a whole weight for every step on
+    the way costs more time than the step.
+
+    Args:
+        shape: Of the weight.
+        multiple: Parts begin at multiples of this: that of a group, where it lies on axis 0.
+    """
+    fitting = CACHED * shape[0] // max(math.prod(shape), 1)
+    step = max(fitting // multiple, 1) * multiple
+    return (slice(first, first + step) for first in range(0, shape[0], step))
+
+
+def _own_parts(weight: npt.NDArray[Any], pattern: NM, axis: int) -> Iterator[slice]:
+    """Parts of a weight that divide none of its groups."""
+    _grouped(weight, pattern, axis)  # refuses an axis that does not divide
+    return parts(weight.shape, pattern.span if axis % weight.ndim == 0 else 1)
+
+
+def sparsified(
+    weight: npt.NDArray[Any],
+    importance: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    pattern: NM = TWO_OF_FOUR,
+    *,
+    axis: int,
+) -> npt.NDArray[Any]:
+    """The weight with only its most important values.
+
+    Args:
+        weight: Of any rank.
+        importance: Of a part of it, from its values alone.
+        pattern: How many of how many stay.
+        axis: The reduction axis.
+    """
+    sparse = np.empty(weight.shape, weight.dtype)
+    for part in _own_parts(weight, pattern, axis):
+        mask = mask_of(importance(weight[part]), pattern, axis=axis)
+        sparse[part] = masked(weight[part], mask)
+    return sparse
 
 
 def masked(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
@@ -154,10 +192,17 @@ def violations(
     Groups are counted in C order of the weight's shape with ``axis`` divided by m; `describe`
     reads such an index.
     """
-    alive = weight != 0
-    if pattern.unit > 1:
-        alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
-    return np.flatnonzero(_alive(alive, NM(pattern.n, pattern.m), axis) > pattern.n)
+    found = []
+    single = NM(pattern.n, pattern.m)
+    done = 0
+    for part in _own_parts(weight, pattern, axis):
+        alive = weight[part] != 0
+        if pattern.unit > 1:
+            alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
+        counts = _alive(alive, single, axis)
+        found.append(np.flatnonzero(counts > pattern.n) + done)
+        done += counts.size
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _alive(alive: npt.NDArray[np.bool_], pattern: NM, axis: int) -> npt.NDArray[np.uint16]:
@@ -195,15 +240,36 @@ def describe(
 
 def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
     """Fraction of the sum of magnitudes that the mask keeps; 1 for a weight of zeros."""
-    values, alive = weight.reshape(-1), mask.reshape(-1)
-    total = kept = 0.0
-    for first in range(0, values.size, CACHED):
-        part = slice(first, first + CACHED)
-        magnitude = np.abs(values[part].astype(np.float64))
-        total += float(magnitude.sum())
-        magnitude *= alive[part]
-        kept += float(magnitude.sum())
-    return kept / total if total else 1.0
+    return _share(_sums(weight[part], mask[part]) for part in parts(weight.shape))
+
+
+def kept_by(
+    weight: npt.NDArray[Any],
+    sparse: npt.NDArray[Any],
+    pattern: NM = TWO_OF_FOUR,
+    *,
+    axis: int,
+) -> float:
+    """Fraction of a weight's magnitude at the places that a sparse one keeps of it."""
+    return _share(
+        _sums(weight[part], mask_from_zeros(sparse[part], pattern, axis=axis))
+        for part in _own_parts(sparse, pattern, axis)
+    )
+
+
+def _sums(
+    weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]
+) -> tuple[np.float64, np.float64]:
+    """Of the magnitudes under a mask, and of all."""
+    magnitude = np.abs(weight.astype(np.float64))
+    total = magnitude.sum()
+    magnitude *= mask
+    return magnitude.sum(), total
+
+
+def _share(sums: Iterable[tuple[np.float64, np.float64]]) -> float:
+    kept, total = np.sum([(0.0, 0.0), *sums], axis=0)
+    return float(kept / total) if total else 1.0
 
 
 def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:
