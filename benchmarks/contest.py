@@ -49,7 +49,7 @@ def contest(
     """Medians of all rounds, and what the judge makes of each product.
 
     Args:
-        entrants: One is called `FLOOR`: it prints what it took, imports not counted.
+        entrants: Where one is called `FLOOR`, it prints what it took, imports not counted.
         rounds: Of each; who fails or is too slow is out after the first.
         limit: Seconds that a run may take.
         judge: Looks at the file of the first round.
@@ -77,7 +77,11 @@ def contest(
                 print(name, {k: v for k, v in found.items() if k != "output"}, flush=True)
                 taken[name].append(found)
     return {
-        name: {**_medians(rows, taken[FLOOR]), **verdicts.get(name, {}), **_failure(out, name)}
+        name: {
+            **_medians(rows, taken.get(FLOOR, rows)),
+            **verdicts.get(name, {}),
+            **_failure(out, name),
+        }
         for name, rows in taken.items()
     }
 

@@ -32,7 +32,7 @@ def outputs(file: str, arrays: dict[str, Any]) -> Any:
 
 
 def judged(dense: str, file: str, data: str) -> dict[str, float]:
-    """Cosine and signal to error ratio in dB; the share of labels hit, where there are some."""
+    """Cosine and signal to error ratio in dB, and accuracy where there are labels."""
     arrays = dict(np.load(data))
     wanted, found = (outputs(name, arrays).astype(np.float64) for name in (dense, file))
     error, energy = found - wanted, float(np.vdot(wanted, wanted))
