@@ -391,3 +391,22 @@ def test_the_checker_takes_weights_of_bodies_from_data_files(tmp_path: Path) -> 
     io.check(model, author="test")
     body = next(iter(model.graph.subgraphs()))
     assert isinstance(body.initializers["w_then"].const_value, ir.ExternalTensor)
+
+
+def test_a_hash_is_taken_anew_when_the_file_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+    first = io.file_hash(file)
+    assert io.file_hash(file) == first
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
+    assert io.file_hash(file) != first
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "BFLOAT16", "FLOAT16", "INT8", "INT4", "BOOL"])
+def test_what_goes_into_a_data_file_are_the_bytes_of_the_tensor(kind: str) -> None:
+    dtype = ir.DataType[kind]
+    values = np.arange(24).reshape(4, 6) % 7
+    for array in (values, values.T, values[:0]):
+        tensor = ir.tensor(array.astype(dtype.numpy()), dtype=dtype)
+        assert bytes(io._content(tensor)) == tensor.tobytes()
