@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -61,9 +62,7 @@ def test_a_contest(capsys: pytest.CaptureFixture[str]) -> None:
 
     found = contest(
         {
-            FLOOR: entrant(
-                f"{writes}; print('loaded')\nprint('{{\"wall\": 0.5, \"cpu\": 0.25}}')"
-            ),
+            FLOOR: entrant(f"{writes}; print('loaded')\nprint('{json.dumps(took)}')"),
             "good": entrant(writes),
             "empty": entrant("pass"),
             "broken": entrant("raise SystemExit(7)"),
