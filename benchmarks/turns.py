@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,42 +95,21 @@ def ran(command: Sequence[str], *, limit: float, folder: Path) -> dict[str, Any]
     Returns:
         Also ``output``, what it printed, and ``failed``, why it has no result.
     """
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    with tempfile.TemporaryFile("w+") as printed:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        status, usage = _waited(process.pid, started + limit)
-        wall = time.perf_counter() - started
-        process.returncode = 0
-        printed.seek(0)
-        output = printed.read()
-    found: dict[str, Any] = {
-        "wall": wall,
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "gigabytes": usage.ru_maxrss / 2**20,
-        "output": output,
-    }
-    if wall >= limit:
+    report = folder / ".took"
+    launch = [sys.executable, "-S", "-m", "benchmarks.launched", str(limit), str(report)]
+    done = subprocess.run(
+        [*launch, *command],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = {"output": done.stdout, **json.loads(report.read_text())}
+    status = found.pop("status")
+    if status is None:
         found["failed"] = f"over {limit:.0f} s"
     elif status:
-        found["failed"] = (output.strip().splitlines() or ["?"])[-1][:120]
+        found["failed"] = (done.stdout.strip().splitlines() or ["?"])[-1][:120]
     return found
-
-
-def _waited(child: int, end: float) -> tuple[int, Any]:
-    """Status and usage of a process, which is stopped when it is time."""
-    while time.perf_counter() < end:
-        done, status, usage = os.wait4(child, os.WNOHANG)
-        if done:
-            return status, usage
-        time.sleep(0.002)
-    os.killpg(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
-    return status, usage
