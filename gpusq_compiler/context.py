@@ -124,7 +124,7 @@ def open_context(
 
 def _samples(
     plan: Plan, model: ir.Model, request: Request, workdir: Path
-) -> tuple[Samples, Samples | None]:
+) -> tuple[Samples | None, Samples | None]:
     """What is trained and calibrated on, and what is held out, without padding."""
     samples = samples_of(
         request.data,
