@@ -55,6 +55,15 @@ def data(folder: Path) -> tuple[Path, Path]:
     return given, test
 
 
+def of_dense(name: str, python: str) -> float:
+    """What there is to lose."""
+    dense = ROOT / "models" / f"{name}.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        _, test = data(Path(folder))
+        found: float = quantize.judged(python, dense, dense, test)["accuracy"]
+    return found
+
+
 def chains(model: Path, given: Path, pythons: Mapping[str, str]) -> dict[str, Entrant]:
     """Everybody's command lines, one after the other."""
 
@@ -124,6 +133,7 @@ def table(found: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in found["models"].items():
+        lines.append(f"| {name} | dense | | | | {found['dense'][name]:.2%} | | | |")
         for who, row in rows.items():
             start = f"| {name} | {titles[who]} | {row['wall']:.1f} | {row['cpu']:.1f} "
             start += f"| {row['gigabytes']:.2f} |"
@@ -162,9 +172,8 @@ def main() -> None:
             models[name] = contest(
                 running, rounds=asked.rounds, limit=asked.limit, judge=judged
             )
-            accuracy = quantize.judged(pythons["onnxruntime"], dense, dense, test)["accuracy"]
-            print(name, "dense", accuracy)
         found = record(COMMAND, pythons, {n: models[n] for n in MODELS if n in models})
+        found["dense"] = {n: of_dense(n, pythons["onnxruntime"]) for n in found["models"]}
         publish("chain", found, table(found, titles))
     print(table(found, titles))
 
