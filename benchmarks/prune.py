@@ -33,6 +33,12 @@ COMMAND = "python -m benchmarks.prune"
 LARGE = "transformer"
 MODELS = {"deit_small_patch16_224": "DeiT-S, 88 MB", LARGE: "transformer, 1.2 GB beside it"}
 TOOLS = ("polygraphy", "onnxsim")
+TITLES = {
+    FLOOR: "floor: read, rank, write",
+    "ours": "gpusq-compile --passes prune",
+    "onnxsim": "onnxsim, apply_magnitude_pruning",
+    "polygraphy": "polygraphy surgeon prune",
+}
 
 
 def source(name: str, folder: Path) -> Path:
@@ -52,7 +58,7 @@ def entrants(model: Path, pythons: Mapping[str, str]) -> dict[str, Entrant]:
     ours = [sys.executable, "-m", "gpusq_compiler", "compile", str(model), "--passes", "prune"]
     found = {
         FLOOR: Entrant(
-            title="floor: read, rank, write",
+            title=TITLES[FLOOR],
             command=lambda folder: [
                 sys.executable,
                 *("-m", "benchmarks.rivals.floors", "prune", str(model)),
@@ -60,7 +66,7 @@ def entrants(model: Path, pythons: Mapping[str, str]) -> dict[str, Entrant]:
             ],
         ),
         "ours": Entrant(
-            title="gpusq-compile --passes prune",
+            title=TITLES["ours"],
             command=lambda folder: [
                 *ours,
                 *("-o", str(folder / "out.onnx"), "--workdir", str(folder / "work")),
@@ -69,7 +75,7 @@ def entrants(model: Path, pythons: Mapping[str, str]) -> dict[str, Entrant]:
     }
     if "onnxsim" in pythons:
         found["onnxsim"] = Entrant(
-            title="onnxsim, apply_magnitude_pruning",
+            title=TITLES["onnxsim"],
             command=lambda folder: [
                 pythons["onnxsim"],
                 *("-m", "benchmarks.rivals.tools", "onnxsim-prune", str(model)),
@@ -79,7 +85,7 @@ def entrants(model: Path, pythons: Mapping[str, str]) -> dict[str, Entrant]:
     if "polygraphy" in pythons:
         tool = str(Path(pythons["polygraphy"]).with_name("polygraphy"))
         found["polygraphy"] = Entrant(
-            title="polygraphy surgeon prune",
+            title=TITLES["polygraphy"],
             command=lambda folder: [
                 tool,
                 *("surgeon", "prune", str(model), "-o", str(folder / "out.onnx")),
@@ -103,7 +109,7 @@ def judged(file: Path) -> dict[str, Any]:
     return {"layers": f"{sparse} of {len(uses)}"}
 
 
-def table(found: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+def table(found: Mapping[str, Any]) -> str:
     """One row per tool and model."""
     lines = [
         "| model | | s | x floor | CPU s | x floor | peak GB | sparse layers |",
@@ -112,7 +118,7 @@ def table(found: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     for name, rows in found["models"].items():
         for who, row in rows.items():
             layers = row.get("failed") or row.get("layers", "")
-            title = f"| {MODELS[name]} | {titles[who]} |"
+            title = f"| {MODELS[name]} | {TITLES[who]} |"
             lines.append(f"{title} {times(row)} | {layers} |")
     return "\n".join(lines) + "\n"
 
@@ -128,17 +134,15 @@ def main() -> None:
     asked = parser.parse_args()
     pythons = {n: python_of(n, asked.cache) for n in TOOLS if n not in asked.without}
     models = known("prune")
-    titles: dict[str, str] = {}
     for name in asked.only or MODELS:
         with tempfile.TemporaryDirectory() as folder:
             running = entrants(source(name, Path(folder)), pythons)
-            titles = {who: one.title for who, one in running.items()}
             models[name] = contest(
                 running, rounds=asked.rounds, limit=asked.limit, judge=judged
             )
         found = record(COMMAND, pythons, {n: models[n] for n in MODELS if n in models})
-        publish("prune", found, table(found, titles))
-    print(table(found, titles))
+        publish("prune", found, table(found))
+    print(table(found))
 
 
 if __name__ == "__main__":
