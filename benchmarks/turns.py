@@ -7,6 +7,7 @@ standard library, for other environments run it too.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -81,3 +82,34 @@ class Contender:
         if not line:
             raise SystemExit(f"a contender ended: exit {self._process.wait()}")
         return line.strip()
+
+
+def ran(command: Sequence[str], *, limit: float, folder: Path) -> dict[str, Any]:
+    """What one process took with all that it started: seconds, processor time, peak.
+
+    Args:
+        command: Runs in the root of the checkout.
+        limit: Seconds after which it is stopped.
+        folder: Where it may leave what it does not clean up.
+
+    Returns:
+        Also ``output``, what it printed, and ``failed``, why it has no result.
+    """
+    report = folder / ".took"
+    launch = [sys.executable, "-S", "-m", "benchmarks.launched", str(limit), str(report)]
+    done = subprocess.run(
+        [*launch, *command],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = {"output": done.stdout, **json.loads(report.read_text())}
+    status = found.pop("status")
+    if status is None:
+        found["failed"] = f"over {limit:.0f} s"
+    elif status:
+        found["failed"] = (done.stdout.strip().splitlines() or ["?"])[-1][:120]
+    return found

@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING
 from gpusq_compiler import context
 from gpusq_compiler import recipe as recipes
 from gpusq_compiler.analysis import layers
-from gpusq_compiler.analysis import plan as analysis
 from gpusq_compiler.analysis.steps import steps_of
 from gpusq_compiler.errors import OptionError, PreconditionError
 from gpusq_compiler.ir import claims, io
 from gpusq_compiler.manifest import file_summary, manifest, versions
 from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.canonicalize import Canonicalize
-from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.passes.pack import unpack
 from gpusq_compiler.passes.pipeline import each
-from gpusq_compiler.passes.training import TrainingPass
-from gpusq_compiler.passes.twins import Twins, require_plan, written_whole
 from gpusq_compiler.report import (
     CompileReport,
     LayerTable,
@@ -36,7 +32,6 @@ from gpusq_compiler.request import Request, workdir_of
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import providers
-from gpusq_compiler.trt.engines import deploy
 from gpusq_compiler.trt.engines.options import EngineOptions
 from gpusq_compiler.watch import Watch
 
@@ -48,7 +43,9 @@ if TYPE_CHECKING:
     from gpusq_compiler.analysis.plan import ModelPlan
     from gpusq_compiler.calibration.evaluate import Evaluator
     from gpusq_compiler.passes.base import Context
+    from gpusq_compiler.passes.lower import Lower
     from gpusq_compiler.passes.pipeline import PassReport
+    from gpusq_compiler.passes.twins import Twins
     from gpusq_compiler.recipe import Overrides, Plan
     from gpusq_compiler.runtime.events import Events
 
@@ -77,6 +74,7 @@ def compile_model(
     threads: int | None = None,
     device: str = "cpu",
     resume: bool = False,
+    measure: bool | None = None,
     events: Events | None = None,
 ) -> CompileReport:
     """Compile an ONNX file into a sparse INT8 one and say what was done.
@@ -106,6 +104,9 @@ def compile_model(
         threads: Of the runtime; None lets it choose.
         device: ``cpu``, ``cuda`` or ``auto``.
         resume: Continue from the last checkpoint of the same request.
+        measure: Whether dense and compressed model are run to compare outputs, scores and
+            latencies; the model that is written is the same. None: where there are data, or
+            a pass looks at samples anyway.
         events: Receives progress.
 
     Returns:
@@ -135,6 +136,7 @@ def compile_model(
         threads=threads,
         device=device,
         resume=resume,
+        measure=measure,
         events=events or Silent(),
     )
     return run(plan, request)
@@ -144,27 +146,31 @@ def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
     started = time.monotonic()
     model = _checked_model(plan, request)
-    twins = None if request.twins is None else Twins(plan.pipeline.passes, model)
+    twins = _twins(plan, request, model)
     request.require_outputs(model, () if twins is None else twins.names)
     with workdir_of(plan, request) as workdir:
-        ctx = context.context_of(plan, model, request, workdir)
-        evaluator = context.evaluator_of(model, request, ctx, plan.images)
+        passes = plan.pipeline.passes
+        samples, measured = request.has_samples(passes), request.measures(passes)
+        ctx = context.context_of(plan, model, request, workdir, samples=samples)
+        evaluator = (
+            context.evaluator_of(model, request, ctx, plan.images) if measured else None
+        )
         for line in _described(plan, request, model, ctx):
             request.events.note(line)
-        watch = Watch(model.clone(), ctx, evaluator)
+        watch = Watch(model.clone(), ctx, evaluator, measure=measured)
         steps = plan.pipeline.run(model, ctx, on_step=each(watch, twins))
         latencies = watch.latencies(model)
         recipe = recipes.recipe_text([step.ran for step in steps], plan.seed, plan.images)
-        _stamp(model, recipe, request)
+        _stamp(model, recipe, request, ctx)
         with _beside(twins, watch, ctx, request) as summaries:
             written = io.save(model, request.output)
-            opened = unpack(model)
+            opened = unpack(model) if facts.is_packed(model) else model
             report = CompileReport(
                 source=file_summary(request.source, io.source_size(model)),
                 output=file_summary(written.path, written.size),
                 recipe=recipe,
                 target=request.target,
-                data=data_summary(ctx.data, ctx.held_out, given=request.data is not None),
+                data=data_summary(ctx.data, ctx.held_out, made_up=ctx.synthesised),
                 quality=_quality(watch.scores, evaluator, request),
                 latencies=latencies,
                 steps=steps,
@@ -179,10 +185,21 @@ def run(plan: Plan, request: Request) -> CompileReport:
     return _with_engine(report, request)
 
 
+def _twins(plan: Plan, request: Request, model: ir.Model) -> Twins | None:
+    """Collects what twins are made of, where some are asked for."""
+    if request.twins is None:
+        return None
+    from gpusq_compiler.passes.twins import Twins
+
+    return Twins(plan.pipeline.passes, model)
+
+
 def _with_engine(report: CompileReport, request: Request) -> CompileReport:
     """Build the engine that was asked for; model and report are complete without it."""
     if request.engine is None:
         return report
+    from gpusq_compiler.trt.engines import deploy
+
     lowered = _lowered(report.steps)
     built = deploy.deploy(
         request.output,
@@ -199,6 +216,8 @@ def _with_engine(report: CompileReport, request: Request) -> CompileReport:
 
 def _lowered(steps: Sequence[PassReport]) -> Lower:
     """The pass that made the model one for TensorRT, or what it would be by default."""
+    from gpusq_compiler.passes.lower import Lower
+
     return next((step.ran for step in steps if isinstance(step.ran, Lower)), Lower())
 
 
@@ -207,7 +226,12 @@ def _beside(
     twins: Twins | None, watch: Watch, ctx: Context, request: Request
 ) -> Iterator[tuple[TwinSummary, ...]]:
     """Twins, written; they go again where the model beside them cannot be written."""
-    models = {} if twins is None else dict(twins.models(ctx))
+    if twins is None:
+        yield ()
+        return
+    from gpusq_compiler.passes.twins import written_whole
+
+    models = dict(twins.models(ctx))
     files = {request.twin_file(name): model for name, model in models.items()}
     with written_whole(files) as done:
         yield tuple(
@@ -222,32 +246,43 @@ def _beside(
 
 def preview(plan: Plan, request: Request) -> ModelPlan:
     """What would run, and what would become of every layer; nothing is written."""
+    from gpusq_compiler.analysis import plan as analysis
+
     model = _checked_model(plan, request)
     passes = plan.pipeline.passes
     with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
         ctx = context.context_of(plan, model, request, Path(folder))
-        notes = _notes(request, model)
+        notes = _notes(plan, request, model)
         return analysis.plan_of(model, Canonicalize()(model), passes, ctx, notes)
 
 
 def _described(plan: Plan, request: Request, model: ir.Model, ctx: Context) -> list[str]:
     """Notes and passes, one line each; an error comes before the first of them."""
-    steps = steps_of(plan.pipeline.passes, Canonicalize()(model), ctx)
-    return [*_notes(request, model), *map(str, steps)]
+    passes = plan.pipeline.passes
+    asked = any(step.asks_model(ctx) for step in passes)
+    steps = steps_of(passes, Canonicalize()(model) if asked else model, ctx)
+    return [*_notes(plan, request, model), *map(str, steps)]
 
 
-def _notes(request: Request, model: ir.Model) -> list[str]:
+def _notes(plan: Plan, request: Request, model: ir.Model) -> list[str]:
     """What a person should know before anything runs."""
     lines = []
-    if request.data is None:
+    if request.data is None and request.has_samples(plan.pipeline.passes):
         doubt = "" if request.verified else ", accuracy is unverified"
         lines.append(f"no --data: inputs are synthesised{doubt}")
-    missing = deploy.absent() if request.engine is not None else ""
-    if missing:
-        lines.append(f"{missing}: model and scripts will be written, the engine not")
-    newest = flavour.ceilings()
+    elif request.data is None:
+        lines.append(
+            "no --data: the models are not run, accuracy and latency are not measured"
+        )
+    if request.engine is not None:
+        from gpusq_compiler.trt.engines import deploy
+
+        missing = deploy.absent()
+        if missing:
+            lines.append(f"{missing}: model and scripts will be written, the engine not")
     opset, version = model.opset_imports.get("", 0), model.ir_version or 0
-    if (opset, version) > newest or version > newest[1]:
+    newest = flavour.ceilings() if flavour.may_refuse(opset, version) else None
+    if newest is not None and ((opset, version) > newest or version > newest[1]):
         lines.append(
             f"the file keeps opset {opset} and IR version {version}; the ONNX Runtime here "
             f"loads up to {newest[0]} and {newest[1]}, so it needs a newer one to run"
@@ -259,23 +294,14 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
     """Say now, not after an hour, that machine or model cannot take what is asked."""
     flavour.require_one()
     if request.twins is not None:
+        from gpusq_compiler.passes.twins import require_plan
+
         require_plan(plan.pipeline.passes)
     providers(request.device)
-    trainings = [step for step in plan.pipeline.passes if isinstance(step, TrainingPass)]
-    if trainings:
+    if any(step.trains for step in plan.pipeline.passes):
         flavour.require_training()
-    if request.budget is not None and trainings and all(step.steps for step in trainings):
-        raise OptionError(
-            "every training pass has its steps already",
-            where="--budget",
-            remedy="Give minutes or steps, not both",
-        )
-    if request.budget is not None and not trainings:
-        raise OptionError(
-            "no pass of the plan trains",
-            where="--budget",
-            remedy="Add one that does (distill, qat), or leave the option out",
-        )
+    if request.budget is not None:
+        _require_trainings(plan)
     model = io.load(request.source)
     try:
         plan.pipeline.check_order(facts.present(model))
@@ -286,16 +312,37 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
     return model
 
 
-def _stamp(model: ir.Model, recipe: str, request: Request) -> None:
+def _require_trainings(plan: Plan) -> None:
+    """A budget is for passes that train and have no number of steps."""
+    from gpusq_compiler.passes.training import TrainingPass
+
+    trainings = [step for step in plan.pipeline.passes if isinstance(step, TrainingPass)]
+    if not trainings:
+        raise OptionError(
+            "no pass of the plan trains",
+            where="--budget",
+            remedy="Add one that does (distill, qat), or leave the option out",
+        )
+    if all(step.steps for step in trainings):
+        raise OptionError(
+            "every training pass has its steps already",
+            where="--budget",
+            remedy="Give minutes or steps, not both",
+        )
+
+
+def _stamp(model: ir.Model, recipe: str, request: Request, ctx: Context) -> None:
     """Say on the file what made it: no time, no path, so that same input gives same bytes."""
     model.metadata_props[claims.PREFIX + "recipe"] = recipe
     if not request.verified:
-        model.metadata_props[claims.PREFIX + "accuracy"] = "unverified: synthesised inputs"
+        reason = "no data" if ctx.data is None else SYNTHESISED
+        model.metadata_props[claims.PREFIX + "accuracy"] = f"unverified: {reason}"
 
 
 def _facts(model: ir.Model, opened: ir.Model) -> list[str]:
     """What holds of the model as it is stored, and as it is once it is loaded."""
-    return sorted(fact.value for fact in facts.present(model) | facts.present(opened))
+    models = (model,) if opened is model else (model, opened)
+    return sorted({fact.value for one in models for fact in facts.present(one)})
 
 
 def _lint(model: ir.Model, steps: Sequence[PassReport], request: Request) -> Lint | None:

@@ -18,7 +18,6 @@ from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes.base import Context
 from gpusq_compiler.passes.canonicalize import Canonicalize
-from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.request import CHECKPOINTS, require_choices
 from gpusq_compiler.runtime.session import input_specs
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
@@ -38,25 +37,25 @@ MOST_COMPARED = 256
 """Held-out samples on which outputs are compared with the dense model's, after each pass."""
 
 
-def context_of(plan: Plan, model: ir.Model, request: Request, workdir: Path) -> Context:
+def context_of(
+    plan: Plan, model: ir.Model, request: Request, workdir: Path, *, samples: bool = True
+) -> Context:
     """Open everything that the request names; all of it is checked here.
+
+    Args:
+        plan: What runs.
+        model: As it was read.
+        request: Names what is opened.
+        workdir: For data that do not fit into memory.
+        samples: Whether any are opened or made up.
 
     Raises:
         DataError: Data do not fit the model.
         ModelError: The teacher does not fit the model.
         FileError: Something cannot be read.
     """
-    samples = samples_of(
-        request.data,
-        model,
-        workdir,
-        plan.seed,
-        request.metric,
-        images=plan.images,
-        events=request.events,
-    )
-    data, held_out = _parts(samples, model, plan.seed, request.threads, request.device)
-    trainings = sum(isinstance(step, TrainingPass) for step in plan.pipeline.passes)
+    data, held_out = _samples(plan, model, request, workdir) if samples else (None, None)
+    trainings = sum(step.trains for step in plan.pipeline.passes)
     return Context(
         workdir=workdir,
         seed=plan.seed,
@@ -121,6 +120,22 @@ def open_context(
             synthesised=data is None,
             trainer=OrtTrainer(),
         )
+
+
+def _samples(
+    plan: Plan, model: ir.Model, request: Request, workdir: Path
+) -> tuple[Samples | None, Samples | None]:
+    """What is trained and calibrated on, and what is held out, without padding."""
+    samples = samples_of(
+        request.data,
+        model,
+        workdir,
+        plan.seed,
+        request.metric,
+        images=plan.images,
+        events=request.events,
+    )
+    return _parts(samples, model, plan.seed, request.threads, request.device)
 
 
 def evaluator_of(

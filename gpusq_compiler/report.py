@@ -6,12 +6,10 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from gpusq_compiler import page
 from gpusq_compiler.ir import io
 from gpusq_compiler.passes import options
 from gpusq_compiler.plain import plain
 from gpusq_compiler.request import is_page, report_files
-from gpusq_compiler.trt.legality.legal import lint
 from gpusq_compiler.watch import DENSE
 
 if TYPE_CHECKING:
@@ -113,6 +111,8 @@ class Lint:
     @classmethod
     def of(cls, model: ir.Model, version: Version) -> Lint:
         """Hold a model against the rules of a version."""
+        from gpusq_compiler.trt.legality.legal import lint
+
         return cls(
             tensorrt=str(version),
             findings=[
@@ -185,7 +185,7 @@ class CompileReport:
         """
         data = json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n"
         for file in report_files(path):
-            text = page.draw(json.loads(data)) if is_page(file) else data
+            text = _page(data) if is_page(file) else data
             io.write_whole(file, text.encode(), option="--report")
 
     def show(self, console: Console | None = None, *, verbose: bool = False) -> None:
@@ -271,12 +271,19 @@ class CompileReport:
             console.print(f"  and {len(findings) - len(shown)} more: see the report or use -v")
 
 
+def _page(data: str) -> str:
+    """The page of a report in its JSON form."""
+    from gpusq_compiler import page
+
+    return page.draw(json.loads(data))
+
+
 def data_summary(
-    data: Samples | None, held_out: Samples | None, *, given: bool
+    data: Samples | None, held_out: Samples | None, *, made_up: bool
 ) -> DataSummary:
     """Describe what a compile worked on."""
     return DataSummary(
-        origin="given" if given else "synthesised",
+        origin="none" if data is None else "synthesised" if made_up else "given",
         training=data.count if data is not None else 0,
         held_out=held_out.count if held_out is not None else 0,
         labels=data is not None and data.has_labels,

@@ -17,7 +17,6 @@ from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.trt.engines import outputs
 from gpusq_compiler.trt.engines.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from gpusq_compiler.passes.base import Pass
     from gpusq_compiler.recipe import Plan
 
 TARGETS = ("onnxruntime", "tensorrt")
@@ -58,6 +58,7 @@ class Request:
     threads: int | None = None
     device: str = "cpu"
     resume: bool = False
+    measure: bool | None = None
     events: Events = Silent()
     command: tuple[str, ...] = ()
 
@@ -75,6 +76,12 @@ class Request:
                 "shapes are for the engine, and none is asked for",
                 where="--opt-shapes",
                 remedy="Add --engine FILE, or leave the option out",
+            )
+        if self.measure is False and (self.eval_data is not None or self.metric is not None):
+            raise OptionError(
+                "data for evaluation and a metric are for what is measured, and nothing is",
+                where="--no-measure",
+                remedy="Leave it out, or --eval-data and --metric",
             )
         for name, number in (("--budget", self.budget), ("--threads", self.threads)):
             if number is not None and not 0 < number < float("inf"):
@@ -104,6 +111,17 @@ class Request:
         """Whether any real data vouch for the figures."""
         return self.data is not None or self.eval_data is not None
 
+    def measures(self, passes: Sequence[Pass]) -> bool:
+        """Whether the models are run to compare them: by default where there are samples."""
+        if self.measure is None:
+            return self.verified or any(step.wants_samples() for step in passes)
+        return self.measure
+
+    def has_samples(self, passes: Sequence[Pass]) -> bool:
+        """Whether samples are there: given, or made up for who wants them."""
+        wanted = self.measures(passes) or any(step.wants_samples() for step in passes)
+        return wanted or self.data is not None
+
     def require_outputs(self, model: ir.Model, twins: Sequence[str] = ()) -> None:
         """All outputs must be writable, none a file that is read, no two the same.
 
@@ -132,6 +150,8 @@ class Request:
             self._require_twins(self.twins, model, inputs, twins)
 
     def _require_engine(self, engine: Path, model: ir.Model, inputs: set[Path]) -> None:
+        from gpusq_compiler.trt.engines import outputs
+
         written = {self.output, *report_files(self.report_file)}
         others = inputs | {file.resolve() for file in written}
         for file in outputs.files_of(engine):

@@ -25,6 +25,8 @@ LATENCY_BATCHES = (1, 32)
 LATENCY_SECONDS = 1.0
 SLOW = 5000.0
 """Expected milliseconds of one round above which a larger batch is not measured."""
+FEW = 2
+"""Samples on which a pass that keeps the function is held to its word."""
 SAME_FUNCTION = 1 - 1e-4
 DENSE = "dense"
 
@@ -45,21 +47,29 @@ class Watch:
         dense: The model as it was read; not modified.
         ctx: Its data serve the checks.
         evaluator: The metric; None leaves the scores out.
+        measure: Whether any model is run.
 
     Attributes:
         scores: Of the dense model and after every pass that changed something.
         reference: The model after its last pass that keeps the function: what is compressed.
-        runs: Whether the runtime takes the model; without that nothing is measured, and said.
+        runs: Whether models are run; where the runtime does not take one that is said.
     """
 
-    def __init__(self, dense: ir.Model, ctx: Context, evaluator: Evaluator | None) -> None:
+    def __init__(
+        self,
+        dense: ir.Model,
+        ctx: Context,
+        evaluator: Evaluator | None,
+        *,
+        measure: bool = True,
+    ) -> None:
         self._dense = dense
         self._ctx = ctx
         self._evaluator = evaluator
         self._lossy = False
         self.scores: dict[str, float] = {}
         self.reference = dense
-        self.runs = self._can_run()
+        self.runs = measure and self._can_run()
         self._score(DENSE, dense)
 
     def _score(self, step: str, model: ir.Model) -> None:
@@ -83,11 +93,10 @@ class Watch:
             PostconditionError: The outputs moved though the pass says that they do not.
         """
         self._lossy = self._lossy or report.ran.lossy
-        if not self._lossy:
-            self.reference = model.clone()
         if not report.changes:
             return
         if not self._lossy:
+            self.reference = model.clone()
             self._require_same(report, model)
         self._score(report.ran.name, model)
 
@@ -98,7 +107,7 @@ class Watch:
     def _require_same(self, report: PassReport, model: ir.Model) -> None:
         if self._ctx.data is None or not self.runs:
             return
-        few = Subset(self._ctx.data, np.arange(min(8, self._ctx.data.count)))
+        few = Subset(self._ctx.data, np.arange(min(FEW, self._ctx.data.count)))
         found = compare(self._dense, model, few, threads=self._ctx.threads)
         for name, difference in found.items():
             if difference.max_error > 0 and difference.cosine < SAME_FUNCTION:

@@ -267,3 +267,36 @@ def test_a_reader_that_stops_is_no_error(tmp_path: Path) -> None:
     with os.fdopen(writer, "wb") as closed:
         done = shell.spawn(program, tmp_path, closed)
     assert done == shell.Outcome(0, "", "")
+
+
+UNUSED = {
+    *("onnxruntime", "sympy.core", "onnx_graphsurgeon", "scipy"),
+    *("gpusq_compiler.passes.lower", "gpusq_compiler.passes.qat"),
+    *("gpusq_compiler.train.run", "gpusq_compiler.trt.engines.deploy"),
+    *("gpusq_compiler.page", "gpusq_compiler.analysis.plan"),
+}
+
+
+def test_a_run_imports_what_it_uses(tmp_path: Path) -> None:
+    shell.mlp(tmp_path / "model.onnx")
+    arguments = ["model.onnx", "--passes", "prune", "-q"]
+    script = (
+        "import sys; from gpusq_compiler.cli import compile_main\n"
+        f"compile_main({arguments})\n"
+        f"print(sorted({UNUSED} & set(sys.modules)))"
+    )
+    outcome = shell.spawn([sys.executable, "-c", script], tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == ["model.gpusq.onnx", "[]"]
+
+
+def test_what_is_put_off_is_there_when_it_is_used(tmp_path: Path) -> None:
+    script = (
+        "import sys; from gpusq_compiler.cli.lazily import LATER, import_lazily\n"
+        "import_lazily(); import_lazily(); import onnx_ir\n"
+        "assert 'sympy.core' not in sys.modules\n"
+        "assert LATER - set(sys.modules) == {'onnx.reference.ops'}\n"
+        "print(onnx_ir.SymbolicDim('n') + 1, 'sympy.core' in sys.modules)"
+    )
+    outcome = shell.spawn([sys.executable, "-c", script], tmp_path)
+    assert (outcome.out, outcome.err) == ("n + 1 True\n", "")

@@ -14,7 +14,7 @@ from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.recipe import Overrides
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
-from gpusq_compiler.train.loop import _Run
+from gpusq_compiler.train.run import Run
 from tests import shell
 
 if TYPE_CHECKING:
@@ -130,13 +130,13 @@ def test_resume_goes_on_where_it_stopped(
     killed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done, seen = steps_done(killed), []
-    one_step = _Run.step
+    one_step = Run.step
 
-    def counted(self: _Run, step: int) -> dict[str, float]:
+    def counted(self: Run, step: int) -> dict[str, float]:
         seen.append(step)
         return one_step(self, step)
 
-    monkeypatch.setattr(_Run, "step", counted)
+    monkeypatch.setattr(Run, "step", counted)
     assert compiled(*LONG, "--resume", capture=capfd).code == 0
     assert seen == list(range(done, STEPS))
 

@@ -49,7 +49,7 @@ BELOW = {
 }
 EDGES = {
     "onnx": (
-        *("ir.io", "ir.schemas", "ir.soundness"),
+        *("ir.io", "ir.schemas", "ir.soundness", "ir.wire"),
         *("passes.base", "runtime", "train", "doctor"),
     ),
     "onnxruntime": ("runtime", "train", "doctor"),

@@ -11,11 +11,22 @@ import pytest
 from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.passes import registry
+from gpusq_compiler.passes.base import Context
+from gpusq_compiler.passes.canonicalize import Canonicalize
+from gpusq_compiler.passes.freeze import Freeze
+from gpusq_compiler.passes.lower import Lower
 from gpusq_compiler.passes.options import options_of
-from tests import shell
+from gpusq_compiler.passes.pack import Pack
+from gpusq_compiler.passes.prune import Prune
+from gpusq_compiler.passes.qat import Qat
+from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.sparsity.scores import Magnitude, Wanda
+from tests import shell, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gpusq_compiler.passes.base import Pass
 
 ONE_SHOT = ("--passes", "prune,quantize")
 DATA = ("--data", "data.npz")
@@ -204,3 +215,85 @@ def test_metrics(metric: str, folder: Path, capfd: pytest.CaptureFixture[str]) -
     assert quality["metric"] == metric
     assert f"{metric} (held-out)" in out
     assert (quality["after"]["prune"] == 0.25) == (metric == "metric.py:score")
+
+
+PRUNE = ("--passes", "prune")
+
+
+def test_nothing_is_run_where_nobody_gives_or_wants_samples(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = shell.call(["model.onnx", *PRUNE], capfd)
+    assert outcome.code == 0
+    assert "the models are not run" in outcome.err
+    assert "latency, batch" not in outcome.out
+    report = shell.report_of(folder)
+    assert report["quality"] is None
+    assert report["latencies"] == []
+    assert report["layers"]["measured_on"] is None
+    assert report["layers"]["rows"][0]["kept_magnitude"] > 0.5
+    assert report["data"] == {
+        "origin": "none",
+        "training": 0,
+        "held_out": 0,
+        "labels": False,
+    }
+    assert metadata(folder / "model.gpusq.onnx")["gpusq.accuracy"] == "unverified: no data"
+
+
+def test_measure_runs_them_all_the_same(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = shell.call(["model.onnx", *PRUNE, "--measure"], capfd)
+    assert outcome.code == 0
+    assert "inputs are synthesised" in outcome.err
+    report = shell.report_of(folder)
+    assert report["quality"]["measured_on"] == "synthesised inputs"
+    assert report["latencies"]
+    assert report["layers"]["rows"][0]["output_cosine"] is not None
+
+
+def test_without_measuring_the_model_is_the_same(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = ("-o", "same.onnx", "-q")
+    shell.good("model.onnx", *ONE_SHOT, *DATA, *out, "--no-measure", capture=capfd)
+    assert shell.digest(compiled / "same.onnx") == shell.digest(compiled / "model.gpusq.onnx")
+    report = shell.report_of(compiled, "same.json")
+    assert (report["quality"], report["latencies"]) == (None, [])
+    assert report["data"]["origin"] == "given"
+
+
+@pytest.mark.parametrize("option", ["--eval-data", "--metric"])
+def test_what_is_only_measured_cannot_be_left_unmeasured(
+    option: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = (*DATA, option, "data.npz" if option == "--eval-data" else "cosine")
+    outcome = shell.call(["model.onnx", *ONE_SHOT, *given, "--no-measure"], capfd)
+    assert outcome.code == 2
+    assert "--no-measure" in outcome.err
+    assert not (folder / "model.gpusq.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "ctx_data", "asks", "wants"),
+    [
+        (Prune(), False, False, False),
+        (Prune(), True, True, False),
+        (Prune(score=Magnitude()), True, False, False),
+        (Prune(score=Wanda()), True, False, True),
+        (Canonicalize(), True, False, False),
+        (Quantize(), True, False, True),
+        (Freeze(), True, False, False),
+        (Pack(), True, False, False),
+        (Lower(), True, True, True),
+        (Qat(), True, True, True),
+    ],
+    ids=str,
+)
+def test_what_passes_ask_for(
+    step: Pass, ctx_data: bool, asks: bool, wants: bool, tmp_path: Path
+) -> None:
+    data = tiny.samples(tiny.mlp()) if ctx_data else None
+    assert step.asks_model(Context(workdir=tmp_path, data=data)) is asks
+    assert step.wants_samples() is wants

@@ -120,7 +120,12 @@ def test_training_is_drawn(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
     ("arguments", "gone", "says"),
     [
         (("--passes", "prune,quantize"), {"training", "tensorrt"}, "is unverified"),
-        (("--passes", "canonicalize"), {"training", "ranges", "tensorrt"}, "is unverified"),
+        (("--passes", "canonicalize"), {"training", "ranges", "tensorrt"}, "No metric"),
+        (
+            ("--passes", "canonicalize", "--measure"),
+            {"training", "ranges", "tensorrt"},
+            "is unverified",
+        ),
         (
             ("--passes", "prune", *DATA, "--target", "tensorrt"),
             {"training", "ranges"},

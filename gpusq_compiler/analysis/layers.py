@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import DataError, ModelError
-from gpusq_compiler.ir import claims, query
+from gpusq_compiler.ir import claims, edit, query
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.runtime.metrics import Difference
+from gpusq_compiler.runtime.metrics import decibel, energies
 from gpusq_compiler.runtime.session import Session
-from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_from_zeros
+from gpusq_compiler.sparsity.nm import NM, kept_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -194,36 +194,31 @@ def _compared(layer: Layer, dense: Array | None, found: Array | None, use: Weigh
     """With how the weight that the layer reads differs from the dense one."""
     if dense is None or found is None or dense.shape != found.shape:
         return layer
-    sums = Difference()
-    for part, reference in zip(_slices(found), _slices(dense), strict=True):
-        sums.update(part, reference)
+    error, energy = energies(found, dense)
     layer = dataclasses.replace(
         layer,
         zeros=1 - int(np.count_nonzero(found)) / max(found.size, 1),
-        weight_error=math.sqrt(sums.error_energy / (sums.reference_energy or 1.0)),
-        weight_sqnr=sums.sqnr,
+        weight_error=math.sqrt(error / (energy or 1.0)),
+        weight_sqnr=decibel(energy, error),
     )
     claim = claims.sparsity_of(use.value)
     if claim is None:
         return layer
-    mask = mask_from_zeros(found, NM.parse(claim.pattern), axis=use.reduction)
+    pattern = NM.parse(claim.pattern)
     return dataclasses.replace(
         layer,
         pattern=claim.pattern,
         axis=use.reduction,
-        kept_magnitude=kept_magnitude(dense, mask),
+        kept_magnitude=kept_by(dense, found, pattern, axis=use.reduction),
     )
 
 
-def _slices(weight: Array) -> Iterator[Array]:
-    """Parts of a weight, so that no copy of all of it in double precision is made."""
-    flat = weight.reshape(-1)
-    for first in range(0, flat.size, SLICE):
-        yield flat[first : first + SLICE]
-
-
 def _as_read(model: ir.Model, uses: Sequence[WeightUse]) -> Iterator[Array | None]:
-    """Each weight as its node reads it, whatever stands before it; None where unknown."""
+    """Each weight as its node reads it, whatever stands before it; None where unknown.
+
+    When the next one is asked for, the file behind the last but one is closed.
+    """
+    last: ir.TensorProtocol | None = None
     for group in _groups(uses):
         behind = [use for use in group if use.path and use.node.graph is model.graph]
         known = _run(model, [use.node.inputs[use.operand] for use in behind])
@@ -233,6 +228,9 @@ def _as_read(model: ir.Model, uses: Sequence[WeightUse]) -> Iterator[Array | Non
             else:
                 assert use.value.const_value is not None
                 yield use.value.const_value.numpy()
+                if last is not use.value.const_value:
+                    edit.let_go(last)
+                last = use.value.const_value
 
 
 def _groups(uses: Sequence[WeightUse]) -> Iterator[list[WeightUse]]:

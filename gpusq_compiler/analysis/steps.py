@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from gpusq_compiler.calibration import collect
 from gpusq_compiler.passes import options
-from gpusq_compiler.passes.training import TrainingPass
 from gpusq_compiler.train.budget import seconds_per_step
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def steps_of(passes: Sequence[Pass], canonical: ir.Model, ctx: Context) -> tuple
 
     Args:
         passes: Of a plan.
-        canonical: The model in canonical form.
+        canonical: The model, in canonical form where a pass asks for it.
         ctx: Samples and target.
 
     Raises:
@@ -64,7 +63,7 @@ def steps_of(passes: Sequence[Pass], canonical: ir.Model, ctx: Context) -> tuple
         ModelError: A pass trains, and the runtime does not take the model.
     """
     cost = 0
-    if ctx.data is not None and any(isinstance(step, TrainingPass) for step in passes):
+    if ctx.data is not None and any(step.trains for step in passes):
         cost = collect.operations(canonical, ctx.data, threads=ctx.threads, device=ctx.device)
     return tuple(step_of(step, canonical, ctx, cost) for step in passes)
 
@@ -73,8 +72,12 @@ def step_of(asked: Pass, canonical: ir.Model, ctx: Context, cost: int) -> Step:
     """One pass; ``cost`` are the multiply-adds of a sample."""
     step = asked.resolve(canonical, dataclasses.replace(ctx, budget=None))
     values = options.dump(step)
-    if not isinstance(asked, TrainingPass) or not isinstance(step, TrainingPass):
+    if not asked.trains:
         return Step(name=step.name, options=values)
+    from gpusq_compiler.passes.training import TrainingPass
+
+    assert isinstance(asked, TrainingPass)
+    assert isinstance(step, TrainingPass)
     if ctx.budget is not None and asked.steps is None:
         del values["steps"]
         if asked.evaluate_every is None:

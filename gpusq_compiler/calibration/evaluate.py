@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from gpusq_compiler.runtime.samples import (
     is_mask,
     with_padding,
 )
-from gpusq_compiler.runtime.session import Session
+from gpusq_compiler.runtime.session import Remembering, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -140,12 +141,16 @@ class Evaluator:
     def _session(self, model: ir.Model) -> Session:
         return Session(model, threads=self.threads, device=self.device)
 
+    @functools.cached_property
+    def _wanted(self) -> Remembering:
+        """The reference, which is asked for the same samples again and again."""
+        return Remembering(self.reference, threads=self.threads, device=self.device)
+
     def _likeness(self, session: Session) -> float:
         """The worst output's likeness to the reference's; padding of texts does not count."""
         samples = by_length(self.samples)
         sums: dict[str, Difference] = {}
-        reference = self._session(self.reference)
-        for _, wanted, found in paired(reference, session, samples, self.batch_size):
+        for _, wanted, found in paired(self._wanted, session, samples, self.batch_size):
             for name, b in wanted.items():
                 if b.dtype.kind in "fV":
                     known = np.isfinite(b.astype(np.float32))

@@ -17,6 +17,7 @@ from gpusq_compiler.cli.compile import compile_command
 from gpusq_compiler.cli.doctor import doctor_command
 from gpusq_compiler.cli.extract import extract_command
 from gpusq_compiler.cli.inspect import inspect_command
+from gpusq_compiler.cli.lazily import import_lazily
 from gpusq_compiler.cli.lint import lint_command
 from gpusq_compiler.cli.pack import pack_command
 from gpusq_compiler.cli.passes import passes_command
@@ -90,6 +91,7 @@ def _run(name: str, command: click.Command, arguments: Sequence[str] | None) -> 
     try:
         # Not command.main(), which prints an empty line of its own when interrupted.
         words = [word for word in given if word != "--traceback"]
+        import_lazily()
         with command.make_context(name, list(words), obj=words) as ctx:
             command.invoke(ctx)
     except BaseException as error:

@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", metavar="D", help="cpu, cuda or auto")
 @click.option("--threads", type=int, metavar="N", help="Default: the runtime chooses")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop")
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Run the models to compare them; default: where there are samples",
+)
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint")
 @click.option(
     LOG_FORMAT, type=click.Choice(["text", "json"]), default="text", help="On stderr"
@@ -105,6 +110,7 @@ def asked(given: Mapping[str, Any], events: Events) -> tuple[Plan, Request]:
         threads=given["threads"],
         device=given["device"],
         resume=given["resume"],
+        measure=given["measure"],
         events=events,
         command=typed(),
     )

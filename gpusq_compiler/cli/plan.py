@@ -19,7 +19,7 @@ from gpusq_compiler.cli.terminal import (
 if TYPE_CHECKING:
     from gpusq_compiler.analysis.plan import ModelPlan
 
-OF_A_RUN = ("dry_run", "resume", "quiet", "verbose", "log_format")
+OF_A_RUN = ("dry_run", "resume", "measure", "quiet", "verbose", "log_format")
 """Options of compile that change nothing about what it would do."""
 SHARED = [one for one in compile_command.params if one.name not in OF_A_RUN]
 
@@ -38,7 +38,7 @@ def plan_command(**given: Any) -> None:
     if given["passes"] is None and given["recipe"] is None:
         given["passes"] = "prune,qat" if flavour.can_train() else "prune,quantize"
     events = events_for(quiet=given["as_json"])
-    found = compiler.preview(*asked({**given, "resume": False}, events))
+    found = compiler.preview(*asked({**given, "resume": False, "measure": None}, events))
     if given["as_json"]:
         print_json({**found.as_json(), "model": str(given["model"])})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,13 @@ def _store(value: ir.Value, old: ir.TensorProtocol, array: Array, dtype: ir.Data
     tensor = ir.tensor(rows, dtype=dtype, name=value.name)
     carry_notes(old, tensor)
     value.const_value = tensor
+
+
+def let_go(tensor: ir.TensorProtocol | None) -> None:
+    """Close the data file behind a tensor until it is read again; no memory holds it then."""
+    if isinstance(tensor, ir.ExternalTensor):
+        with contextlib.suppress(BufferError):  # somebody still looks at its values
+            tensor.release()
 
 
 def carry_notes(old: ir.TensorProtocol | None, new: ir.TensorProtocol | None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug, first_line
-from gpusq_compiler.ir import packed, soundness
+from gpusq_compiler.ir import packed, soundness, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +58,9 @@ def load(path: str | Path, *, strict: bool = True) -> ir.Model:
     path = Path(path)
     soundness.require_readable(path)
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
     except google.protobuf.message.DecodeError as error:
         raise ModelError(
             "not an ONNX model, or a truncated one", where=str(path), remedy="Export it again"
@@ -67,7 +71,7 @@ def load(path: str | Path, *, strict: bool = True) -> ir.Model:
         ) from error
     soundness.require_whole(model, path)
     if strict:
-        soundness.require_valid(model, path)
+        soundness.require_valid(model, path, proto)
     model.meta[SOURCES] = {path.resolve(), *(p.resolve() for p in data_files(model))}
     model.meta[PACKED] = packed.unpack(model)
     return model
@@ -187,9 +191,9 @@ def save(model: ir.Model, path: str | Path) -> Written:
     try:
         with contextlib.ExitStack() as undo:
             data = _write_data(model, path, undo) if total > INLINE_LIMIT else None
-            proto = _proto_of(model, data)
             with replacing(path) as file:
-                file.write(proto.SerializeToString(deterministic=True))
+                for chunk in _chunks(model, data):
+                    file.write(chunk)
             undo.pop_all()
     except OSError as error:
         raise FileError(
@@ -253,7 +257,7 @@ def _write_data(
     digest = hashlib.sha256()
     working = path.with_name(f".{path.stem}.data.part")
     try:
-        with working.open("wb") as file:
+        with working.open("wb") as file, ThreadPoolExecutor(1) as beside:
             for value in _initializers(model):
                 tensor = value.const_value
                 if tensor is None or tensor.nbytes <= LARGE or value.name is None:
@@ -261,9 +265,10 @@ def _write_data(
                 padding = -file.tell() % ALIGNMENT
                 file.write(b"\0" * padding)
                 places[value.name] = (file.tell(), tensor.nbytes)
-                content = tensor.tobytes()
-                digest.update(content)
+                content = wire.content(tensor)
+                hashed = beside.submit(digest.update, content)
                 file.write(content)
+                hashed.result()
             file.flush()
             os.fsync(file.fileno())
         target = path.with_name(f"{path.stem}.{digest.hexdigest()[:16]}.data")
@@ -275,12 +280,21 @@ def _write_data(
     return target, places
 
 
-def _proto_of(
+def _chunks(
     model: ir.Model, data: tuple[Path, dict[str, tuple[int, int]]] | None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of the file, in order."""
+    if data is not None:
+        yield _beside(model, *data).SerializeToString(deterministic=True)
+        return
+    emptied, held = wire.hollow(inlined(model), LARGE)
+    yield from wire.chunks(ir.to_proto(emptied), held)
+
+
+def _beside(
+    model: ir.Model, target: Path, places: dict[str, tuple[int, int]]
 ) -> onnx.ModelProto:
-    if data is None:
-        return ir.to_proto(inlined(model))
-    target, places = data
+    """The model with its weights in a data file."""
     clone = model.clone()
     for value in _initializers(clone):
         tensor = value.const_value
@@ -334,7 +348,13 @@ def packed_weights(model: ir.Model) -> tuple[str, ...]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes; one that was not written since is not read again."""
+    state = path.stat()
+    return _hash_of(path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, *_state: int) -> str:
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):

@@ -14,6 +14,8 @@ from gpusq_compiler.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CACHED = 1 << 16
+"""Values that are looked at together, so that they stay in a processor's cache."""
 FLOATS = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 )
@@ -95,7 +97,9 @@ def require_finite(use: WeightUse) -> None:
     assert use.value.const_value is not None
     if use.value.const_value.dtype not in FLOATS:
         return
-    if not np.all(np.isfinite(use.value.const_value.numpy().astype(np.float32, copy=False))):
+    flat = use.value.const_value.numpy().reshape(-1)
+    parts = (flat[first : first + CACHED] for first in range(0, flat.size, CACHED))
+    if not all(np.isfinite(part.astype(np.float32, copy=False)).all() for part in parts):
         raise ModelError(
             "the weight holds NaN or infinity",
             where=f"tensor '{use.value.name}'",

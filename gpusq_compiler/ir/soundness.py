@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.message import Message
+
+LARGE = 1 << 24
+"""Bytes of a file from which on its checking is worth some care."""
+SMALL = 1024
+FREE_WEIGHTS = 4
+"""IR version from which on weights need not be inputs, too."""
+WIDTHS: Mapping[int, int] = {
+    onnx.TensorProto.FLOAT: 4,
+    onnx.TensorProto.FLOAT16: 2,
+    onnx.TensorProto.BFLOAT16: 2,
+    onnx.TensorProto.DOUBLE: 8,
+    onnx.TensorProto.INT8: 1,
+    onnx.TensorProto.UINT8: 1,
+}
+"""Bytes of an element, of what large weights consist of."""
 
 
 def require_readable(path: Path) -> None:
@@ -77,30 +99,75 @@ def _require_data(model: ir.Model, path: Path) -> None:
             )
 
 
-def require_valid(model: ir.Model, path: Path) -> None:
+def require_valid(model: ir.Model, path: Path, proto: onnx.ModelProto | None = None) -> None:
     """Refuse what cannot be worked on.
 
     Raises:
         ModelError: See `complaint`.
     """
-    found = complaint(model, path)
+    found = complaint(model, path, proto)
     if found is not None:
         raise ModelError(found, where=str(path), remedy="Export it again")
 
 
-def complaint(model: ir.Model, path: Path) -> str | None:
+def complaint(model: ir.Model, path: Path, proto: onnx.ModelProto | None = None) -> str | None:
     """Why a model cannot be worked on; None if nothing speaks against it.
 
     Args:
         model: As it was read.
         path: Its file, which the ONNX checker looks at.
+        proto: What the file holds, where that is known; then the checker does not read large
+            weights once more, in which it could find nothing.
     """
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        return f"not a valid ONNX model: {first_line(error)}"
+    if not _passes_without_weights(path, proto):
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            return f"not a valid ONNX model: {first_line(error)}"
     for node in model.graph:
         for value in filter(None, node.inputs):
             if value.producer() is None and value.graph is None:
                 return f"tensor '{value.name}' is stored sparse, which nothing here reads"
     return None
+
+
+def _passes_without_weights(path: Path, proto: onnx.ModelProto | None) -> bool:
+    """Whether the checker has nothing to say of a large model but for its plain weights."""
+    if proto is None or path.stat().st_size < LARGE or proto.ir_version < FREE_WEIGHTS:
+        return False
+    skeleton = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _copy(skeleton, field.name, value)
+    for field, value in proto.graph.ListFields():
+        if field.name != "initializer":
+            _copy(skeleton.graph, field.name, value)
+    fed = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if not _is_plain(tensor):
+            skeleton.graph.initializer.append(tensor)
+        elif tensor.name not in fed:
+            kind, shape = tensor.data_type, tensor.dims
+            stands_for = onnx.helper.make_tensor_value_info(tensor.name, kind, shape)
+            skeleton.graph.input.append(stands_for)
+    try:
+        onnx.checker.check_model(skeleton)
+    except (onnx.checker.ValidationError, ValueError):
+        return False
+    return True
+
+
+def _is_plain(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor is large and holds the bytes that its type and shape ask for."""
+    size = WIDTHS.get(int(tensor.data_type), 0) * math.prod(tensor.dims)
+    if size < SMALL or tensor.external_data or tensor.float_data or tensor.int32_data:
+        return False
+    return len(tensor.raw_data) == size and not tensor.HasField("segment")
+
+
+def _copy(message: Message, name: str, value: Any) -> None:
+    """Give a message a field of another of its kind."""
+    if isinstance(value, (bool, int, float, str, bytes)):
+        setattr(message, name, value)
+    else:
+        getattr(message, name).MergeFrom(value)

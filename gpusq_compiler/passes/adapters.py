@@ -49,6 +49,11 @@ class IrPass(Pass):
         """The onnx_ir pass that these options stand for."""
 
     @final
+    def wants_samples(self) -> bool:
+        """Never: onnx_ir's passes see the model alone."""
+        return False
+
+    @final
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Run it and look at what it changed.
 

@@ -160,6 +160,7 @@ class Pass(abc.ABC):
         breaks: Facts that are no longer claimed after.
         idempotent: Whether a second run changes nothing.
         lossy: Whether outputs may change beyond rounding.
+        trains: Whether it is a `training.TrainingPass`.
     """
 
     name: ClassVar[str]
@@ -169,11 +170,21 @@ class Pass(abc.ABC):
     breaks: ClassVar[frozenset[Fact]] = frozenset()
     idempotent: ClassVar[bool] = True
     lossy: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
 
     def resolve(self, model: ir.Model, ctx: Context) -> Pass:
         """Fill in options that depend on model and data; the report holds the outcome."""
         del model, ctx
         return self
+
+    def asks_model(self, ctx: Context) -> bool:
+        """Whether `resolve` looks at the model, so that a plan has to make it canonical."""
+        del ctx
+        return type(self).resolve is not Pass.resolve
+
+    def wants_samples(self) -> bool:
+        """Whether it looks at samples; where none are given, they are made up for those."""
+        return True
 
     def precheck(self, model: ir.Model, ctx: Context) -> None:  # noqa: B027
         """Raise `PreconditionError` where the pass cannot run."""

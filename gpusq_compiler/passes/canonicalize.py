@@ -68,6 +68,15 @@ class Canonicalize(Pass):
         usual: Literal["fold", "keep"] = "fold" if ctx.target == "tensorrt" else "keep"
         return dataclasses.replace(self, attention_scale=self.attention_scale or usual)
 
+    def asks_model(self, ctx: Context) -> bool:
+        """Never: the target decides."""
+        del ctx
+        return False
+
+    def wants_samples(self) -> bool:
+        """Never: the function stays."""
+        return False
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Apply each step until nothing changes."""
         del ctx
@@ -92,6 +101,7 @@ class Canonicalize(Pass):
             settle(model)
         for use in query.weight_uses(model):
             query.require_finite(use)
+            edit.let_go(use.value.const_value)
         _restore(model, declared)
         changes = before.until(Snapshot(model))
         return PassResult(

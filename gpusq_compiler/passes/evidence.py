@@ -15,7 +15,6 @@ from gpusq_compiler.calibration.walk import Walk
 from gpusq_compiler.errors import PreconditionError
 from gpusq_compiler.passes.base import Finding
 from gpusq_compiler.sparsity.scores import Evidence
-from gpusq_compiler.train.job import ParameterGroup, TrainJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from gpusq_compiler.ir.query import WeightUse
     from gpusq_compiler.passes.base import Context
     from gpusq_compiler.runtime.samples import Samples
+    from gpusq_compiler.train.job import TrainJob
 
 LONGEST = 8192
 """Columns of a layer whose inputs' second moments are still kept: a quarter gigabyte."""
@@ -135,6 +135,8 @@ class Gathering:
         return Subset(data, np.sort(rng.permutation(data.count)[: self.samples]))
 
     def _job(self, names: tuple[str, ...]) -> TrainJob:
+        from gpusq_compiler.train.job import ParameterGroup, TrainJob
+
         data = self._samples(self.ctx.rng(self.author))
         return TrainJob(
             student=self.model,

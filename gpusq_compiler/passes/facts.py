@@ -14,8 +14,6 @@ from gpusq_compiler.ir import claims, packed, query
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
 from gpusq_compiler.sparsity import nm
-from gpusq_compiler.trt.legality.legal import refusals
-from gpusq_compiler.trt.legality.rules import NEWEST, Version
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
@@ -37,15 +35,19 @@ def present(model: ir.Model) -> frozenset[Fact]:
         claimed |= {Fact.QDQ, Fact.FROZEN}
     if claims.TENSORRT in model.metadata_props:
         claimed.add(Fact.TRT_LEGAL)
-    if any(True for _ in packed.packed_values(model)):
+    if is_packed(model):
         claimed = (claimed | {Fact.PACKED}) - {Fact.QDQ, Fact.SPARSE, Fact.TRT_LEGAL}
     return frozenset(fact for fact in claimed if not verify(model, fact))
 
 
+def is_packed(model: ir.Model) -> bool:
+    """Whether any weight is stored packed."""
+    return any(True for _ in packed.packed_values(model))
+
+
 def broken_claims(model: ir.Model) -> tuple[Finding, ...]:
     """Claims written on the model that its values do not keep."""
-    stored = any(True for _ in packed.packed_values(model))  # and legal again once unpacked
-    legal = claims.TENSORRT in model.metadata_props and not stored
+    legal = claims.TENSORRT in model.metadata_props and not is_packed(model)  # else later
     facts = (Fact.SPARSE, Fact.QDQ, Fact.PACKED, *([Fact.TRT_LEGAL] if legal else []))
     return tuple(finding for fact in facts for finding in verify(model, fact))
 
@@ -79,12 +81,13 @@ def sparse(model: ir.Model) -> Iterator[Finding]:
     for value, claim in claims.sparse_values(model):
         assert value.const_value is not None
         weight = value.const_value.numpy()
-        for form, array in (("", weight), (" in its integer codes", _codes(value, weight))):
-            broken = _broken(array, claim)
-            if broken:
-                where = f"tensor '{value.name}'"
-                yield Finding(rule="sparsity-claim", where=where, reason=broken.format(form))
-                break
+        codes = _codes(value, weight)
+        broken = _broken(weight, claim).format("")
+        if not broken and codes is not None:
+            broken = _broken(codes, claim).format(" in its integer codes")
+        if broken:
+            where = f"tensor '{value.name}'"
+            yield Finding(rule="sparsity-claim", where=where, reason=broken)
 
 
 def _broken(array: Array, claim: claims.Sparsity) -> str:
@@ -100,8 +103,8 @@ def _broken(array: Array, claim: claims.Sparsity) -> str:
     return f"{len(bad)} groups break {claim}{{}}, the first: {group}"
 
 
-def _codes(value: ir.Value, weight: Array) -> Array:
-    """What QuantizeLinear makes of a weight; the weight itself where none reads it."""
+def _codes(value: ir.Value, weight: Array) -> Array | None:
+    """What QuantizeLinear makes of a weight; None where none reads it."""
     for node, index in value.uses():
         if query.is_op(node, "QuantizeLinear") and index == 0:
             scale = node.inputs[1]
@@ -112,7 +115,7 @@ def _codes(value: ir.Value, weight: Array) -> Array:
             )
             codes: Array = np.rint(weight.astype(np.float32) / step)
             return codes
-    return weight
+    return None
 
 
 def quantizers(model: ir.Model) -> Iterator[ir.Node]:
@@ -183,6 +186,9 @@ def stored_packed(model: ir.Model) -> Iterator[Finding]:
 
 def trt_legal(model: ir.Model) -> Iterator[Finding]:
     """Nothing in the model is refused by the version of TensorRT that it was lowered for."""
+    from gpusq_compiler.trt.legality.legal import refusals
+    from gpusq_compiler.trt.legality.rules import NEWEST, Version
+
     text = model.metadata_props.get(claims.TENSORRT, str(NEWEST))
     try:
         version = Version.parse(text)

@@ -53,6 +53,10 @@ class Freeze(Pass):
         del model
         return dataclasses.replace(self, form=self.form or FORMS[ctx.target])
 
+    def wants_samples(self) -> bool:
+        """Never: ranges are in the quantizers."""
+        return False
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Replace every Q of a constant by its result; sparsity claims move to the codes."""
         del ctx

@@ -58,6 +58,15 @@ class Pack(Pass):
             )
         return self
 
+    def asks_model(self, ctx: Context) -> bool:
+        """Never: the target decides."""
+        del ctx
+        return False
+
+    def wants_samples(self) -> bool:
+        """Never: codes are stored."""
+        return False
+
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Pack every eligible tensor of every graph."""
         del ctx

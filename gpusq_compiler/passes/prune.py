@@ -26,9 +26,10 @@ from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.runtime.session import refusal
 from gpusq_compiler.sparsity.nm import (
     NM,
-    kept_magnitude,
-    mask_from_zeros,
+    kept_by,
     mask_of,
+    masked,
+    sparsified,
     violations,
 )
 from gpusq_compiler.sparsity.scores import (
@@ -82,9 +83,20 @@ class Prune(Pass):
         """Take the score that model and data allow where the user chose none."""
         if not isinstance(self.score, Auto):
             return self
-        real = ctx.data is not None and not ctx.synthesised
-        seen = real and refusal(model, threads=ctx.threads, device=ctx.device) is None
+        seen = (
+            self.asks_model(ctx)
+            and refusal(model, threads=ctx.threads, device=ctx.device) is None
+        )
         return dataclasses.replace(self, score=SparseGpt() if seen else Magnitude())
+
+    def asks_model(self, ctx: Context) -> bool:
+        """Where there are real data, and the user chose no score."""
+        real = ctx.data is not None and not ctx.synthesised
+        return real and isinstance(self.score, Auto)
+
+    def wants_samples(self) -> bool:
+        """Where the score does; `Auto` takes one that does not where none are given."""
+        return self.score.needs is not Evidence.NOTHING
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Prune every eligible weight once and claim its pattern."""
@@ -105,6 +117,7 @@ class Prune(Pass):
         for use, evidence in gathering.evidence(layers, self.score.needs):
             before = _state(use.value)
             rows[use.node] = self._prune(use, pattern, evidence)
+            edit.let_go(before[0])
             if _state(use.value) != before:
                 changed.add(use.value.name or "")
         return PassResult(
@@ -125,15 +138,14 @@ class Prune(Pass):
             edit.replace_weight(use.value, chosen)
         claim = claims.Sparsity(pattern=self.pattern, axis=use.reduction)
         use.value.metadata_props[claims.SPARSITY] = str(claim)
-        mask = mask_from_zeros(chosen, pattern, axis=use.reduction)
         return {
             "layer": use.node.name,
             "weight": use.value.name,
             "operator": use.node.op_type,
             "shape": "x".join(map(str, use.shape)),
             "axis": use.reduction,
-            "parameters": int(mask.size),
-            "kept_magnitude": kept_magnitude(weight, mask),
+            "parameters": int(weight.size),
+            "kept_magnitude": kept_by(weight, chosen, pattern, axis=use.reduction),
             "output_error": _output_error(use, weight, chosen, evidence, self.score.needs),
         }
 
@@ -145,8 +157,10 @@ class Prune(Pass):
             return weight
         if evidence is None:
             score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()
+            if score.alone:
+                return sparsified(weight, score.importance, pattern, axis=use.reduction)
             mask = mask_of(score.importance(weight), pattern, axis=use.reduction)
-            return np.where(mask, weight, weight.dtype.type(0))
+            return masked(weight, mask)
         parts = zip(weight_matrices(use, weight), evidence, strict=True)
         sparse = np.stack([self.score.prune(part, pattern, seen) for part, seen in parts])
         return weight_from(use, sparse + 0.0, weight.shape)
@@ -171,7 +185,7 @@ def _in_order(layers: Iterable[query.WeightUse], names: set[str]) -> tuple[str, 
     return tuple(dict.fromkeys(n for u in layers if (n := u.value.name or "") in names))
 
 
-def _state(value: ir.Value) -> tuple[object, object]:
+def _state(value: ir.Value) -> tuple[ir.TensorProtocol | None, object]:
     return value.const_value, claims.sparsity_of(value)
 
 

@@ -70,7 +70,7 @@ class Quantize(Pass):
     ] = "all"
     observer: Annotated[Observer, "chooses the range of activations"] = MeanSquare()
     samples: Annotated[int, "calibration samples at most"] = 512
-    batch_size: Annotated[int, "samples per calibration batch"] = 32
+    batch_size: Annotated[int, "samples per calibration batch; memory holds what it quantizes"] = 8
     include: Annotated[tuple[str, ...], "only these nodes, weights, operators or regexes"] = ()
     exclude: Annotated[tuple[str, ...], "but not these"] = ()
 
@@ -87,6 +87,11 @@ class Quantize(Pass):
         """Take the placement of the target where the user chose none."""
         del model
         return dataclasses.replace(self, placement=self.placement or TARGETS[ctx.target])
+
+    def asks_model(self, ctx: Context) -> bool:
+        """Never: the target decides."""
+        del ctx
+        return False
 
     def rewrite(self, model: ir.Model, ctx: Context) -> PassResult:
         """Place, calibrate, insert."""

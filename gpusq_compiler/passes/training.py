@@ -50,6 +50,7 @@ model, which lost by the larger share, and a sentence encoder, which lost by the
 class TrainingPass(Pass, abc.ABC):
     """Fine-tunes a student against the untouched dense model."""
 
+    trains: ClassVar[bool] = True
     rates: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay", "warmup")
 
     steps: Annotated[int | None, "optimisation steps; none: from model and data"] = None

@@ -67,8 +67,10 @@ def completed(asked: Iterable[Entry], target: str = "onnxruntime") -> list[Entry
 def _helpers(step: type[Pass], named: set[str]) -> list[str]:
     """Names of built-in passes that give what this one needs and nobody named, in order."""
     found: list[str] = []
-    for name in registry.PASSES:
+    for name in registry.PASSES:  # in pipeline order: what is needed stands before
+        if name == step.name:
+            break
         giver = registry.find(name)
-        if giver.gives & step.needs and name not in named and name != step.name:
+        if giver.gives & step.needs and name not in named:
             found += [*_helpers(giver, named), name]
     return list(dict.fromkeys(found))

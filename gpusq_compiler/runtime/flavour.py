@@ -14,6 +14,8 @@ DISTRIBUTIONS = (
     "onnxruntime-training",
     "onnxruntime-training-cpu",
 )
+OLDEST = (21, 10)
+"""The newest (opset, IR version) that every supported ONNX Runtime loads: that of 1.19."""
 INSTALL_TRAINING = "pip install onnxruntime-training-cpu==1.19.2"
 
 
@@ -71,6 +73,11 @@ def require_training() -> None:
             where="qat",
             remedy=f"Type: pip uninstall -y {owner} && {INSTALL_TRAINING}",
         )
+
+
+def may_refuse(opset: int, ir_version: int) -> bool:
+    """Whether there are supported runtimes for which a model is too new."""
+    return opset > OLDEST[0] or ir_version > OLDEST[1]
 
 
 @functools.cache

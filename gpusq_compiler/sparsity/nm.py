@@ -13,14 +13,20 @@ grouped convolution need no special care beyond `NM.fits`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpusq_compiler.errors import OptionError, PreconditionError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+CACHED = 1 << 16
+"""Values that are worked on together, so that they stay in a processor's cache."""
 _REMEDY = "Write N:M with 0 < N < M, as 2:4, or pairs of values, as 4:8-pairs"
 
 
@@ -94,14 +100,75 @@ def mask_of(
         mask = mask_of(units, NM(pattern.n, pattern.m), axis=axis)
         return np.repeat(mask, pattern.unit, axis=axis)
     groups, inner = _grouped(_ordered(scores), pattern, axis)
-    columns = np.moveaxis(groups, inner, 0)
-    better = np.zeros(columns.shape, dtype=np.uint16)
-    for late in range(pattern.m):
+    mask = np.empty(groups.shape, np.bool_)
+    for part in parts(groups.shape):
+        columns, kept = (np.moveaxis(side[part], inner, 0) for side in (groups, mask))
+        for place, better in enumerate(_ranks(columns)):
+            np.less(better, pattern.n, out=kept[place])
+    return mask.reshape(scores.shape)
+
+
+def _ranks(columns: npt.NDArray[Any]) -> list[npt.NDArray[np.uint16]]:
+    """How many of its group are better than each value; the group is axis 0."""
+    last = len(columns) - 1
+    better = [np.full(columns.shape[1:], last - i, np.uint16) for i in range(last + 1)]
+    for late in range(last + 1):
         for early in range(late):
             early_wins = columns[early] >= columns[late]
             better[late] += early_wins
-            better[early] += ~early_wins
-    return np.moveaxis(better < pattern.n, 0, inner).reshape(scores.shape)
+            better[early] -= early_wins
+    return better
+
+
+def parts(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice]:
+    """Parts of the first axis that fit into a processor's cache.
+
+    Work on large weights goes from part to part: an array of a whole weight for every step on
+    the way costs more time than the step.
+
+    Args:
+        shape: Of the weight.
+        multiple: Parts begin at multiples of this: that of a group, where it lies on axis 0.
+    """
+    fitting = CACHED * shape[0] // max(math.prod(shape), 1)
+    step = max(fitting // multiple, 1) * multiple
+    return (slice(first, first + step) for first in range(0, shape[0], step))
+
+
+def _own_parts(weight: npt.NDArray[Any], pattern: NM, axis: int) -> Iterator[slice]:
+    """Parts of a weight that divide none of its groups."""
+    _grouped(weight, pattern, axis)  # refuses an axis that does not divide
+    return parts(weight.shape, pattern.span if axis % weight.ndim == 0 else 1)
+
+
+def sparsified(
+    weight: npt.NDArray[Any],
+    importance: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    pattern: NM = TWO_OF_FOUR,
+    *,
+    axis: int,
+) -> npt.NDArray[Any]:
+    """The weight with only its most important values.
+
+    Args:
+        weight: Of any rank.
+        importance: Of a part of it, from its values alone.
+        pattern: How many of how many stay.
+        axis: The reduction axis.
+    """
+    sparse = np.empty(weight.shape, weight.dtype)
+    for part in _own_parts(weight, pattern, axis):
+        mask = mask_of(importance(weight[part]), pattern, axis=axis)
+        sparse[part] = masked(weight[part], mask)
+    return sparse
+
+
+def masked(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """A copy of the weight with zeros, none of them negative, where the mask is False."""
+    bits = np.dtype(f"u{weight.itemsize}")  # several times faster than numpy's where
+    plain = np.ascontiguousarray(weight)
+    kept: npt.NDArray[Any] = plain.view(bits) * mask.astype(bits)
+    return kept.view(weight.dtype)
 
 
 def mask_from_zeros(
@@ -111,7 +178,10 @@ def mask_from_zeros(
 
     Exactly n are kept in every group, so a weight that trained to zero may leave it again.
     """
-    return mask_of(weight != 0, pattern, axis=axis)
+    alive: npt.NDArray[np.bool_] = weight != 0
+    if pattern.unit == 1 and np.all(_alive(alive, pattern, axis) == pattern.n):
+        return alive
+    return mask_of(alive, pattern, axis=axis)
 
 
 def violations(
@@ -122,11 +192,27 @@ def violations(
     Groups are counted in C order of the weight's shape with ``axis`` divided by m; `describe`
     reads such an index.
     """
-    alive = weight != 0
-    if pattern.unit > 1:
-        alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
-    groups, inner = _grouped(alive, NM(pattern.n, pattern.m), axis)
-    return np.flatnonzero(np.count_nonzero(groups, axis=inner) > pattern.n)
+    found = []
+    single = NM(pattern.n, pattern.m)
+    done = 0
+    for part in _own_parts(weight, pattern, axis):
+        alive = weight[part] != 0
+        if pattern.unit > 1:
+            alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
+        counts = _alive(alive, single, axis)
+        found.append(np.flatnonzero(counts > pattern.n) + done)
+        done += counts.size
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _alive(alive: npt.NDArray[np.bool_], pattern: NM, axis: int) -> npt.NDArray[np.uint16]:
+    """How many are True in every group."""
+    groups, inner = _grouped(alive, pattern, axis)
+    columns = np.moveaxis(groups, inner, 0)
+    counts: npt.NDArray[np.uint16] = columns[0].astype(np.uint16)
+    for column in columns[1:]:
+        counts += column
+    return counts
 
 
 def has_pattern(weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int) -> bool:
@@ -154,10 +240,36 @@ def describe(
 
 def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
     """Fraction of the sum of magnitudes that the mask keeps; 1 for a weight of zeros."""
-    magnitude = np.abs(weight.astype(np.float32))
-    total = float(magnitude.sum(dtype=np.float64))
-    kept = np.where(mask, magnitude, np.float32(0))  # several times faster than sum(where=)
-    return float(kept.sum(dtype=np.float64)) / total if total else 1.0
+    return _share(_sums(weight[part], mask[part]) for part in parts(weight.shape))
+
+
+def kept_by(
+    weight: npt.NDArray[Any],
+    sparse: npt.NDArray[Any],
+    pattern: NM = TWO_OF_FOUR,
+    *,
+    axis: int,
+) -> float:
+    """Fraction of a weight's magnitude at the places that a sparse one keeps of it."""
+    return _share(
+        _sums(weight[part], mask_from_zeros(sparse[part], pattern, axis=axis))
+        for part in _own_parts(sparse, pattern, axis)
+    )
+
+
+def _sums(
+    weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]
+) -> tuple[np.float64, np.float64]:
+    """Of the magnitudes under a mask, and of all."""
+    magnitude = np.abs(weight.astype(np.float64))
+    total = magnitude.sum()
+    magnitude *= mask
+    return magnitude.sum(), total
+
+
+def _share(sums: Iterable[tuple[np.float64, np.float64]]) -> float:
+    kept, total = np.sum([(0.0, 0.0), *sums], axis=0)
+    return float(kept / total) if total else 1.0
 
 
 def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:
@@ -188,5 +300,7 @@ def _ordered(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Scores in a type that numpy compares fast and that has no NaN; the order is the same."""
     if scores.dtype.kind in "iub":
         return scores
-    wide = scores if scores.dtype == np.float64 else scores.astype(np.float32)
+    wide = scores if scores.dtype == np.float64 else scores.astype(np.float32, copy=False)
+    if not wide.size or not np.isnan(wide.min()):
+        return wide
     return np.where(np.isnan(wide), -np.inf, wide)

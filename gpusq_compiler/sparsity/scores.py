@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gpusq_compiler.components import Component
 from gpusq_compiler.errors import OptionError, PreconditionError
-from gpusq_compiler.sparsity.nm import NM, mask_of
+from gpusq_compiler.sparsity.nm import NM, mask_of, masked
 from gpusq_compiler.sparsity.sparsegpt import by_mean, check_moments, inverse_factor, sparsegpt
 
 Values = npt.NDArray[Any]
@@ -35,10 +35,13 @@ class Score(Component, abc.ABC):
 
     Attributes:
         needs: What `importance` and `prune` are given as evidence.
+        alone: Whether a weight's importance depends on nothing but that weight, so that parts
+            of a tensor can be scored on their own.
     """
 
     kind: ClassVar[str] = "score"
     needs: ClassVar[Evidence] = Evidence.NOTHING
+    alone: ClassVar[bool] = False
 
     @abc.abstractmethod
     def importance(self, weight: Values, evidence: Values | None = None) -> Importance:
@@ -55,7 +58,7 @@ class Score(Component, abc.ABC):
         A score that also adapts the kept values overrides this.
         """
         mask = mask_of(self.importance(weight, evidence), pattern, axis=1)
-        return np.where(mask, weight, weight.dtype.type(0))
+        return masked(weight, mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,12 @@ class Magnitude(Score):
     """The absolute value (Han et al. 2015)."""
 
     name: ClassVar[str] = "magnitude"
+    alone: ClassVar[bool] = True
 
     def importance(self, weight: Values, evidence: Values | None = None) -> Importance:
         """``|w|``, exact for every floating-point type up to 32 bits."""
         del evidence
-        return np.abs(weight.astype(np.float32))
+        return np.abs(weight.astype(np.float32, copy=False))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

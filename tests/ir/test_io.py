@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug
-from gpusq_compiler.ir import io, soundness
+from gpusq_compiler.ir import io, soundness, wire
 from tests import tiny
 from tests.analysis.odd_models import INVALID, MODELS
 
@@ -391,3 +391,77 @@ def test_the_checker_takes_weights_of_bodies_from_data_files(tmp_path: Path) -> 
     io.check(model, author="test")
     body = next(iter(model.graph.subgraphs()))
     assert isinstance(body.initializers["w_then"].const_value, ir.ExternalTensor)
+
+
+def test_a_hash_is_taken_anew_when_the_file_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+    first = io.file_hash(file)
+    assert io.file_hash(file) == first
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
+    assert io.file_hash(file) != first
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "BFLOAT16", "FLOAT16", "INT8", "INT4", "BOOL"])
+def test_what_goes_into_a_data_file_are_the_bytes_of_the_tensor(kind: str) -> None:
+    dtype = ir.DataType[kind]
+    values = np.arange(24).reshape(4, 6) % 7
+    for array in (values, values.T, values[:0]):
+        tensor = ir.tensor(array.astype(dtype.numpy()), dtype=dtype)
+        assert bytes(wire.content(tensor)) == tensor.tobytes()
+
+
+def spoiled() -> dict[str, onnx.ModelProto]:
+    """Models with something wrong about a weight."""
+    found = {}
+    for name in ("short", "long", "segment", "twice", "old", "no type", "both", "fine"):
+        proto = ir.to_proto(tiny.mlp())
+        tensor = proto.graph.initializer[0]
+        if name in {"short", "long"}:
+            tensor.raw_data = tensor.raw_data[:-4] if name == "short" else bytes(4000)
+        elif name == "segment":
+            tensor.segment.begin, tensor.segment.end = 0, 1
+        elif name == "twice":
+            proto.graph.initializer.append(tensor)
+        elif name == "old":
+            proto.ir_version = 3
+        elif name == "no type":
+            tensor.data_type = 0
+        elif name == "both":
+            tensor.float_data.extend([1.0])
+        found[name] = proto
+    return found
+
+
+@pytest.mark.parametrize("name", [*MODELS, *spoiled()])
+def test_the_checker_says_the_same_without_large_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundness, "LARGE", 0)
+    monkeypatch.setattr(soundness, "SMALL", 0)
+    proto = MODELS[name]() if name in MODELS else spoiled()[name]
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    model = ir.load(path)
+    read = onnx.load(path, load_external_data=False)
+    said = soundness.complaint(model, path)
+    assert soundness.complaint(model, path, read) == said
+    assert (said is None) or name not in {"fine"}
+
+
+def test_large_weights_are_not_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(ir.to_proto(tiny.mlp()), path)
+    checked: list[object] = []
+    monkeypatch.setattr(onnx.checker, "check_model", checked.append)
+    io.load(path)
+    assert checked == [str(path)]
+    monkeypatch.setattr(soundness, "LARGE", 0)
+    monkeypatch.setattr(soundness, "SMALL", 0)
+    io.load(path)
+    (skeleton,) = checked[1:]
+    assert isinstance(skeleton, onnx.ModelProto)
+    assert not skeleton.graph.initializer

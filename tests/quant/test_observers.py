@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpusq_compiler.errors import OptionError
-from gpusq_compiler.quant.histograms import LINEAR_BINS
-from gpusq_compiler.quant.observers import Entropy, MeanSquare, MinMax, Observer, Percentile
+from gpusq_compiler.quant.histograms import CACHED, LINEAR_BINS, FixedBins
+from gpusq_compiler.quant.observers import (
+    Entropy,
+    MeanSquare,
+    MinMax,
+    Observer,
+    Percentile,
+    _squared_errors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,3 +256,35 @@ def test_memory_of_mse_and_entropy_does_not_grow(observer: Observer) -> None:
 def test_no_number_of_bits_is_refused(kind: type[MeanSquare], bits: int) -> None:
     with pytest.raises(OptionError, match=f"{bits} bits are not between 2 and 8"):
         kind(bits=bits)
+
+
+def test_squared_errors_are_those_of_every_bin_on_its_own() -> None:
+    rng = np.random.default_rng(0)
+    low = np.sort(rng.random(40)).round(2)  # some bins touch, some do not
+    low = np.unique(low)
+    high = np.minimum(low + 0.01, np.append(low[1:], 2.0))
+    counts = rng.integers(1, 100, len(low))
+    ranges = np.array([0.1, 0.5, 1.0])
+    found = _squared_errors(ranges, (counts, low, high), 127)
+    for cost, clip in zip(found, ranges, strict=True):
+        total = 0.0
+        for count, a, b in zip(counts, low, high, strict=True):
+            x = np.linspace(a, b, 20001)
+            step = clip / 127
+            error = (x - step * np.minimum(np.rint(x / step), 127)) ** 2
+            total += count * float(np.mean((error[1:] + error[:-1]) / 2))
+        # The trapezoids' own error: 1e4 intervals a bin, of a function with kinks.
+        assert math.isclose(cost, total, rel_tol=1e-4)
+
+
+def test_large_batches_are_counted_part_by_part() -> None:
+    values = np.random.default_rng(0).standard_normal(3 * CACHED + 17).astype(np.float32)
+    for observer in (MeanSquare(), Percentile(), Entropy(), MinMax()):
+        whole = watched(observer, values.reshape(-1, 1))
+        assert whole == watched(observer, *np.array_split(values, 50))
+    state = FixedBins()
+    state.update(values)
+    counts, low, high = state.occupied()
+    assert counts.sum() == np.count_nonzero(values)
+    inside = (np.abs(values)[:, None] >= low[:5]) & (np.abs(values)[:, None] < high[:5])
+    assert inside.sum(axis=0).tolist() == counts[:5].tolist()

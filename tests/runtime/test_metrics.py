@@ -93,3 +93,19 @@ def test_small_types_are_summed_in_double() -> None:
     ones = np.ones(100_000, dtype=np.float16)
     assert metrics.difference(ones, ones).energy == 100_000
     assert metrics.max_error(np.array([0], np.uint8), np.array([255], np.uint8)) == 255
+
+
+@pytest.mark.parametrize("size", [0, 5, metrics.CACHED, 2 * metrics.CACHED + 3])
+def test_large_arrays_are_compared_part_by_part(size: int) -> None:
+    rng = np.random.default_rng(size)
+    a, b = (rng.integers(-8, 9, size).astype(np.float32) for _ in range(2))
+    found = metrics.difference(a, b)
+    wide = a.astype(np.float64), b.astype(np.float64)
+    # Integers: every sum is exact, in whatever order.
+    assert found.count == size
+    assert found.product == float(wide[0] @ wide[1])
+    assert found.error_energy == float(((wide[0] - wide[1]) ** 2).sum())
+    assert metrics.energies(a, b) == (found.error_energy, found.reference_energy)
+    if size:
+        assert (found.low, found.high) == (b.min(), b.max())
+        assert found.max_error == np.abs(a - b).max()

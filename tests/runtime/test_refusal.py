@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler.runtime import session
+from gpusq_compiler.runtime import flavour, session
 from gpusq_compiler.runtime.session import refusal
 from tests import tiny
 from tests.analysis.odd_models import MODELS
@@ -68,3 +68,11 @@ def test_the_whole_has_the_last_word(
     model = tiny.mlp()
     assert refusal(model, threads=1) is None
     assert whole == [model]
+
+
+def test_every_supported_runtime_takes_what_is_not_asked_about() -> None:
+    assert flavour.ceilings() >= flavour.OLDEST
+    assert flavour.ceilings()[1] >= flavour.OLDEST[1]
+    assert not flavour.may_refuse(*flavour.OLDEST)
+    assert flavour.may_refuse(flavour.OLDEST[0] + 1, 8)
+    assert flavour.may_refuse(17, flavour.OLDEST[1] + 1)

@@ -1,0 +1,125 @@
+"""What other tools do with a model, each as its documentation shows it.
+
+Runs in the tool's own environment and imports nothing but the tool.
+
+usage: python -m benchmarks.rivals.tools TASK MODEL OUT [DATA [BATCH]]
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LARGE = 1 << 30
+
+
+def batches(data: str, batch: str) -> Iterator[dict[str, Any]]:
+    """The samples of an archive, as a tool is fed with them."""
+    arrays = {name: array for name, array in np.load(data).items() if name != "labels"}
+    count, size = len(next(iter(arrays.values()))), int(batch)
+    for first in range(0, count, size):
+        yield {name: array[first : first + size] for name, array in arrays.items()}
+
+
+def save(model: Any, out: str) -> None:
+    """Write a model, with its weights beside it where protobuf holds no more."""
+    large = model.ByteSize() > LARGE
+    onnx.save(model, out, save_as_external_data=large, location=f"{out}.data".split("/")[-1])
+
+
+def onnxsim_prune(model: str, out: str) -> None:
+    """2:4 by magnitude; there is no command for it."""
+    from onnxsim import pruning
+
+    save(pruning.apply_magnitude_pruning(model, n=2, m=4), out)
+
+
+def onnxsim_sparsegpt(model: str, out: str, data: str, batch: str = "1") -> None:
+    """2:4 by SparseGPT on the samples."""
+    from onnxsim import pruning
+
+    found = pruning.apply_sparsegpt_pruning(
+        onnx.load(model), calibration_data=list(batches(data, batch)), n=2, m=4
+    )
+    save(found, out)
+
+
+def onnxsim_quantize(model: str, out: str, data: str, batch: str = "1") -> None:
+    """Static INT8 with its defaults, after the simplification that its command does first."""
+    import onnxsim
+
+    simple, _ = onnxsim.simplify(onnx.load(model))
+    save(onnxsim.quantize_static(simple, calibration_data=list(batches(data, batch))), out)
+
+
+def onnxsim_train(model: str, out: str, data: str, batch: str = "1") -> None:
+    """SparseGPT, static INT8, then its training block by block.
+
+    The pruned model is the teacher: with the dense one the zeros do not stay.
+    """
+    import onnxsim
+    from onnxsim import pruning
+
+    samples = list(batches(data, batch))
+    simple, _ = onnxsim.simplify(onnx.load(model))
+    pruned = pruning.apply_sparsegpt_pruning(simple, calibration_data=samples, n=2, m=4)
+    quantized = onnxsim.quantize_static(pruned, calibration_data=samples)
+    trained, _ = onnxsim.apply_qat_all_blocks(
+        pruned, quantized, calibration_data=samples, preserve_sparsity=True, num_iterations=200
+    )
+    save(trained, out)
+
+
+def quantize_static(model: str, out: str, data: str, batch: str = "1") -> None:
+    """ONNX Runtime's, symmetric and per channel as its documentation asks for on a GPU."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._batches = batches(data, batch)
+
+        def get_next(self) -> Any:
+            return next(self._batches, None)
+
+    quantization.quantize_static(
+        model,
+        out,
+        Reader(),
+        per_channel=True,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+
+
+def nncf_quantize(model: str, out: str, data: str, batch: str = "1") -> None:
+    """NNCF with its defaults; transformers have a setting of their own."""
+    import nncf
+
+    loaded = onnx.load(model)
+    attends = any(node.op_type == "Softmax" for node in loaded.graph.node[:-1])
+    kind = nncf.ModelType.TRANSFORMER if attends else None
+    samples = list(batches(data, batch))
+    found = nncf.quantize(
+        loaded, nncf.Dataset(samples), subset_size=len(samples), model_type=kind
+    )
+    save(found, out)
+
+
+TASKS: dict[str, Callable[..., None]] = {
+    "onnxsim-prune": onnxsim_prune,
+    "onnxsim-sparsegpt": onnxsim_sparsegpt,
+    "onnxsim-quantize": onnxsim_quantize,
+    "onnxsim-train": onnxsim_train,
+    "quantize-static": quantize_static,
+    "nncf-quantize": nncf_quantize,
+}
+
+if __name__ == "__main__":
+    TASKS[sys.argv[1]](*sys.argv[2:])
