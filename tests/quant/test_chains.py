@@ -195,6 +195,26 @@ def test_products_of_attention_have_a_range_for_each_factor() -> None:
     assert [refusal.rule for refusal in draft.refusals] == ["float-attention"]
 
 
+@pytest.mark.parametrize(("tokens", "quantized"), [(63, False), (64, True)])
+def test_products_of_few_tokens_stay_float(tokens: int, quantized: bool) -> None:
+    model = tiny.model_of(f"""
+    net (float[N, {tokens}, 8] x) => (float[N, {tokens}, 8] y)
+    <float[8, 8] w, float[8, 8] v> {{
+        q = MatMul(x, w)
+        k = Transpose<perm = [0, 2, 1]>(x)
+        s = MatMul(q, k)
+        a = Softmax<axis = -1>(s)
+        m = MatMul(a, x)
+        y = MatMul(m, v)
+    }}""")
+    edit.infer_shapes(model)
+    draft = draft_of(model)
+    assert ("attention-product" in rules(draft).values()) is quantized
+    reasons = [refusal.reason for refusal in draft.refusals]
+    assert len(reasons) == (0 if quantized else 1)
+    assert quantized or reasons[0].startswith("with 63 tokens, ")
+
+
 # held against the runtime -------------------------------------------------------------------
 
 NETS = {

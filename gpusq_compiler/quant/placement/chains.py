@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from gpusq_compiler.ir import query
-from gpusq_compiler.quant.placement.attention import attentions
+from gpusq_compiler.quant.placement.attention import Attention, attentions
 from gpusq_compiler.quant.placement.draft import MOVE
 from gpusq_compiler.quant.placement.sites import Refusal, Site
 from gpusq_compiler.quant.placement.topology import (
@@ -41,6 +41,7 @@ FUSING = (CONVOLUTION, JOIN)
 """Of these a Relu behind them is part."""
 JOINS = ("Add", "Mul")
 EXPONENTIALS = ("LogSoftmax", "Softmax")
+FEW_TOKENS = 64
 FLOAT = frozenset({None, ir.DataType.FLOAT})
 """Types around pairs that kernels take; half precision has casts there, and nothing fuses."""
 
@@ -82,8 +83,9 @@ def attention_products(scene: Scene, draft: Draft) -> Iterator[Site | Refusal]:
     """
     del draft
     for found in attentions(scene.graph):
-        if scene.attention == "none":
-            where, reason = found.softmax.name or "", "attention=none leaves q, k, v float"
+        reason = _why_float_products(scene, found)
+        if reason is not None:
+            where = found.softmax.name or ""
             yield Refusal(rule="float-attention", where=where, reason=reason)
             continue
         for node in (found.scoring, found.mixing):
@@ -91,6 +93,16 @@ def attention_products(scene: Scene, draft: Draft) -> Iterator[Site | Refusal]:
                 if value is not None and value.dtype in FLOAT:
                     scheme, readers = scene.scheme_of(value), ((node, index),)
                     yield Site(value=value, scheme=scheme, readers=readers, rule=ATTENTION)
+
+
+def _why_float_products(scene: Scene, found: Attention) -> str | None:
+    if scene.attention == "none":
+        return "attention=none leaves q, k, v and softmax float"
+    shape = found.softmax.outputs[0].shape
+    tokens = None if shape is None else shape[-1]
+    if isinstance(tokens, int) and tokens < FEW_TOKENS:
+        return f"with {tokens} tokens, quantizing the factors takes longer than it saves"
+    return None
 
 
 def integer_end(value: ir.Value) -> ir.Value:
