@@ -117,10 +117,13 @@ def record(
 
 def publish(name: str, found: Mapping[str, Any], table: str) -> None:
     """Write the result file, and the table between the page's marks of that name."""
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    file = RESULTS / f"{name}.json"
+    known_tools = json.loads(file.read_text())["tools"] if file.exists() else {}
+    whole = {**found, "tools": {**known_tools, **found["tools"]}}
+    file.write_text(json.dumps(whole, indent=1) + "\n")
     begin, end = f"<!-- {name} -->\n", "<!-- end -->"
-    before, _, rest = PAGE.read_text().partition(begin)
-    PAGE.write_text(f"{before}{begin}{table}{end}{rest.partition(end)[2]}")
+    head, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(f"{head}{begin}{table}{end}{rest.partition(end)[2]}")
 
 
 def known(name: str) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure what is asked; keep what is there of other models."""
+    """Measure what is asked; keep what is there of other models and tools."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=MODELS)
     parser.add_argument("--rounds", type=int, default=5)
@@ -137,9 +137,9 @@ def main() -> None:
     for name in asked.only or MODELS:
         with tempfile.TemporaryDirectory() as folder:
             running = entrants(source(name, Path(folder)), pythons)
-            models[name] = contest(
-                running, rounds=asked.rounds, limit=asked.limit, judge=judged
-            )
+            measured = contest(running, rounds=asked.rounds, limit=asked.limit, judge=judged)
+            rows = {**models.get(name, {}), **measured}
+            models[name] = {who: rows[who] for who in TITLES if who in rows}
         found = record(COMMAND, pythons, {n: models[n] for n in MODELS if n in models})
         publish("prune", found, table(found))
     print(table(found))

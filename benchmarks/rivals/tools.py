@@ -34,10 +34,13 @@ def save(model: Any, out: str) -> None:
 
 
 def onnxsim_prune(model: str, out: str) -> None:
-    """2:4 by magnitude; there is no command for it."""
+    """2:4 by magnitude; there is no command for it.
+
+    Given a path, it leaves weights in data files out of what it returns.
+    """
     from onnxsim import pruning
 
-    save(pruning.apply_magnitude_pruning(model, n=2, m=4), out)
+    save(pruning.apply_magnitude_pruning(onnx.load(model), n=2, m=4), out)
 
 
 def onnxsim_sparsegpt(model: str, out: str, data: str, batch: str = "1") -> None:

@@ -29,8 +29,8 @@ from gpusq_compiler.sparsity.nm import (
     kept_by,
     mask_of,
     masked,
+    obeys,
     sparsified,
-    violations,
 )
 from gpusq_compiler.sparsity.scores import (
     Auto,
@@ -153,7 +153,7 @@ class Prune(Pass):
         self, use: query.WeightUse, weight: Array, pattern: NM, evidence: Matrices | None
     ) -> Array:
         """The sparse weight; one that has the pattern already stays as it is."""
-        if not len(violations(weight, pattern, axis=use.reduction)):
+        if obeys(weight, pattern, axis=use.reduction):
             return weight
         if evidence is None:
             score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()

@@ -192,7 +192,19 @@ def violations(
     Groups are counted in C order of the weight's shape with ``axis`` divided by m; `describe`
     reads such an index.
     """
-    found = []
+    found = list(_violations(weight, pattern, axis))
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def obeys(weight: npt.NDArray[Any], pattern: NM = TWO_OF_FOUR, *, axis: int) -> bool:
+    """Whether there are no `violations`; of a dense weight the first part tells."""
+    return not any(len(part) for part in _violations(weight, pattern, axis))
+
+
+def _violations(
+    weight: npt.NDArray[Any], pattern: NM, axis: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """The same, part by part."""
     single = NM(pattern.n, pattern.m)
     done = 0
     for part in _own_parts(weight, pattern, axis):
@@ -200,9 +212,8 @@ def violations(
         if pattern.unit > 1:
             alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
         counts = _alive(alive, single, axis)
-        found.append(np.flatnonzero(counts > pattern.n) + done)
+        yield np.flatnonzero(counts > pattern.n) + done
         done += counts.size
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _alive(alive: npt.NDArray[np.bool_], pattern: NM, axis: int) -> npt.NDArray[np.uint16]:

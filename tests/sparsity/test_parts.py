@@ -60,6 +60,8 @@ def test_parts_do_not_show(
         # Sums in double precision of multiples of 0.5 are exact, in whatever order.
         mask = mask_from_zeros(sparse, pattern, axis=axis)
         assert kept_by(weight, sparse, pattern, axis=axis) == kept_magnitude(weight, mask)
+        assert not nm.obeys(weight, pattern, axis=axis)
+        assert nm.obeys(sparse, pattern, axis=axis)
     assert found[0] == found[1] == found[2]
     assert found[0][2]
     assert not found[0][3]
@@ -93,6 +95,24 @@ def test_a_full_pattern_is_its_own_mask_and_no_other() -> None:
     wrong = np.array([[1, 5, 2, 0], [0, 0, 3, 0]], np.float32)
     counts = np.count_nonzero(mask_from_zeros(wrong, axis=1), axis=1)
     assert counts.tolist() == [2, 2]
+
+
+def test_a_dense_weight_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nm, "CACHED", 70)
+    looked: list[int] = []
+    alive = nm._alive
+
+    def counted(values: npt.NDArray[np.bool_], pattern: NM, axis: int) -> Any:
+        looked.append(len(values))
+        return alive(values, pattern, axis)
+
+    monkeypatch.setattr(nm, "_alive", counted)
+    assert not nm.obeys(np.ones((48, 20), np.float32), axis=0)
+    assert len(looked) == 1
+    last = np.zeros((48, 20), np.float32)
+    last[-4:, -1] = 1
+    assert not nm.obeys(last, axis=0)
+    assert len(looked) == 13
 
 
 def test_parts_cover_and_begin_at_multiples(monkeypatch: pytest.MonkeyPatch) -> None:
