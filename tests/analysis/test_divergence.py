@@ -62,6 +62,23 @@ def test_models_part_where_a_weight_differs() -> None:
     assert by_name["s"].added < 0, "the skip input drowns some of it"
 
 
+def test_a_mask_of_infinities_is_no_place_to_part() -> None:
+    first = tiny.model_of("""
+    masked (float[N, 8] x) => (float[N, 8] y)
+    <float[8, 8] w, float[8] far = {0, 0, 0, 0, 0, 0, -inf, -inf}> {
+        a = MatMul(x, w)
+        m = Add(a, far)
+        p = Softmax(m)
+        y = Add(m, p)
+    }""")
+    second = moved(first, "w", 1.001)
+    found = found_in(first, second)
+    assert found.parts is None
+    assert all(math.isfinite(one.sqnr) and one.max_error < 1 for one in found.tensors)
+    (output,) = compare(first, second, tiny.samples(first), threads=1).values()
+    assert output.sqnr > 40
+
+
 def test_figures_are_those_of_whole_arrays() -> None:
     first = tiny.mlp()
     second = moved(first, "w1", 1.25)
