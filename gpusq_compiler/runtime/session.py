@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RUNS_NOTHING = "What runs nothing works: --passes prune, gpusq inspect, gpusq lint"
 INLINE_LIMIT = 1 << 30
 """Above this many bytes of weights a private copy is written beside its data, not inlined."""
 
@@ -183,7 +184,7 @@ class Session:
         except flavour.refusals() as error:
             raise ModelError(
                 f"ONNX Runtime refuses the model: {first_line(error)}",
-                remedy="Check the model with: gpusq check MODEL",
+                remedy=RUNS_NOTHING,
             ) from error
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
