@@ -43,6 +43,14 @@ def test_what_the_runtime_does_not_know_is_planned_without_a_run(
     shell.good("custom.onnx", "--passes", "prune", verb="plan", capture=capfd)
 
 
+def test_names_are_whole_where_no_terminal_bounds_them(folder: Path, capfd: Capture) -> None:
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[0].name = name = "/".join(["encoder", *("a long block's name",) * 6])
+    onnx.save(model, folder / "long.onnx")
+    for verb in ("plan", "inspect"):
+        assert f" {name} " in shell.good("long.onnx", verb=verb, capture=capfd)
+
+
 @pytest.fixture
 def compiled(folder: Path, capfd: Capture) -> Path:
     shell.good("model.onnx", *ONE_SHOT, capture=capfd)
