@@ -105,6 +105,10 @@ def paired(
         ModelError: Inputs, outputs or their shapes differ.
     """
     _same("inputs", [i.name for i in reference.inputs], [i.name for i in model.inputs])
+    taken = {spec.name: spec for spec in model.inputs}
+    for spec in reference.inputs:
+        if not spec.takes_like(taken[spec.name]):
+            _same("inputs", [str(spec)], [str(taken[spec.name])])
     _same("outputs", reference.outputs, model.outputs)
     size = reference.batch or model.batch or batch_size
     runs = zip(reference.over(samples, size), model.over(samples, size), strict=True)

@@ -37,6 +37,18 @@ class InputSpec:
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
 
+    def takes_like(self, other: InputSpec, *, batched: bool = True) -> bool:
+        """Whether samples of one shape fit both, whatever batch they prescribe if batched."""
+        pairs = list(zip(self.shape, other.shape, strict=False))[batched:]
+        return len(self.shape) == len(other.shape) and all(
+            None in pair or pair[0] == pair[1] for pair in pairs
+        )
+
+    def __str__(self) -> str:
+        """Name, type and shape, ``x float32[?,3,8,8]``."""
+        sizes = ",".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name} {self.dtype}[{sizes}]"
+
 
 def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
     """The inputs that a caller has to feed (initializers with a default are left out).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING
@@ -137,6 +138,9 @@ def test_the_limit_is_an_option() -> None:
     assert found.parts is not None
     assert found.parts.name == "z"
     assert "they part at 'z' (MatMul 'MatMul.z'): 40.0 dB" in "\n".join(summary(found))
+    assert found.parts is not None
+    nameless = dataclasses.replace(found, tensors=(dataclasses.replace(found.parts, node=""),))
+    assert "they part at 'z' (MatMul): 40.0 dB" in "\n".join(summary(nameless))
 
 
 def test_what_is_no_number_parts() -> None:
