@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpusq_compiler.calibration import batches
 from gpusq_compiler.calibration.functions import split_spec
 from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
@@ -319,9 +320,9 @@ def arrays_hash(arrays: Mapping[str, object]) -> str:
 
 
 def _files(source: object) -> list[Path]:
-    """What is read: the file, those of a folder, the module of ``module.py:function``."""
+    """What is read: the file, the data in a folder, the module of ``module.py:function``."""
     if not isinstance(source, str | Path):
         return []
     function = split_spec(str(source))
     path = Path(source) if function is None else function[0]
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+    return batches.data_in(path) if path.is_dir() else [path]

@@ -15,6 +15,7 @@ from gpusq_compiler.cli.compile import compile_command
 from gpusq_compiler.cli.plan import OF_A_RUN, plan_command
 from gpusq_compiler.runtime import flavour
 from tests import shell
+from tests.analysis.odd_models import MODELS
 from tests.trt.cases import CASES
 
 if TYPE_CHECKING:
@@ -30,6 +31,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     return shell.write(tmp_path)
+
+
+def test_what_the_runtime_does_not_know_is_planned_without_a_run(
+    folder: Path, capfd: Capture
+) -> None:
+    onnx.save(MODELS["custom domain"](), folder / "custom.onnx")
+    outcome = shell.call(["custom.onnx"], capfd, "plan")
+    assert outcome.code == 1
+    assert "--passes prune, gpusq inspect" in outcome.err
+    shell.good("custom.onnx", "--passes", "prune", verb="plan", capture=capfd)
+
+
+def test_names_are_whole_where_no_terminal_bounds_them(folder: Path, capfd: Capture) -> None:
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[0].name = name = "/".join(["encoder", *("a long block's name",) * 6])
+    onnx.save(model, folder / "long.onnx")
+    for verb in ("plan", "inspect"):
+        assert f" {name} " in shell.good("long.onnx", verb=verb, capture=capfd)
 
 
 @pytest.fixture

@@ -202,6 +202,7 @@ def test_the_verb_draws_the_same_page(drawn: Path, capfd: pytest.CaptureFixture[
         (("data.npz",), 1, ("data.npz", "no JSON")),
         (("said.html",), 6, ("said.html", "overwritten")),
         (("said.json", "-o", "said.json"), 6, ("said.json", "overwritten")),
+        (("said.json", "-o", "model.onnx"), 2, ("model.onnx", ".html")),
         (("said.json", "-o", "no/x.html"), 6, ("no", "does not exist")),
         (("empty.json",), 1, ("report", "holds no report")),
         (("deep.json",), 1, ("deep.json", "no JSON")),

@@ -58,7 +58,7 @@ def _tensor(info: onnx.ValueInfoProto, rng: np.random.Generator) -> TensorProto:
         values = rng.uniform(0.5, 1.5, shape)
     else:
         fan_in = np.prod(shape[1:]) if len(shape) == 4 else shape[0]
-        values = rng.normal(0, float(fan_in) ** -0.5, shape)
+        values = rng.normal(0, max(1.0, float(fan_in)) ** -0.5, shape)
     array = values.astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return numpy_helper.from_array(array, info.name)
 

@@ -96,7 +96,8 @@ def _name(one: TensorDifference | None) -> str | None:
 
 
 def _said(one: TensorDifference) -> str:
-    place = f"'{one.name}' ({one.operator} '{one.node}')"
+    node = f"{one.operator} '{one.node}'" if one.node else one.operator
+    place = f"'{one.name}' ({node})"
     return f"{place}: {one.sqnr:.1f} dB, cosine {one.cosine:.6f}"
 
 

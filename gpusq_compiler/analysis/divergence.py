@@ -19,7 +19,7 @@ from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import edit, sizes
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.runtime.metrics import Difference
+from gpusq_compiler.runtime.metrics import Difference, but_shared_infinities
 from gpusq_compiler.runtime.session import Session, fixed_batch
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ class _Lockstep:
                 if reason:
                     left_out[pair.name] = reason
                 else:
-                    sums.setdefault(pair.name, Difference()).update(a, b)
+                    told = but_shared_infinities(a, b)
+                    sums.setdefault(pair.name, Difference()).update(*told)
 
 
 def _obstacle(first: object, second: object) -> str:

@@ -72,12 +72,8 @@ def _require_alike(first: Contestant, other: Contestant) -> None:
 
 def _alike(a: InputSpec, b: InputSpec, *, batched: bool) -> bool:
     kinds = {a.dtype, b.dtype}
-    pairs = list(zip(a.shape, b.shape, strict=False))[batched:]
-    return (
-        (len(kinds) == 1 or all(_is_float(kind) for kind in kinds))
-        and len(a.shape) == len(b.shape)
-        and all(None in pair or pair[0] == pair[1] for pair in pairs)
-    )
+    same = len(kinds) == 1 or all(_is_float(kind) for kind in kinds)
+    return same and a.takes_like(b, batched=batched)
 
 
 def _is_float(kind: np.dtype[np.generic]) -> bool:
@@ -85,10 +81,7 @@ def _is_float(kind: np.dtype[np.generic]) -> bool:
 
 
 def _told(specs: Sequence[InputSpec]) -> str:
-    def shape(spec: InputSpec) -> str:
-        return ",".join("?" if size is None else str(size) for size in spec.shape)
-
-    return ", ".join(f"{spec.name} {spec.dtype}[{shape(spec)}]" for spec in specs)
+    return ", ".join(map(str, specs))
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ class ArchiveReader:
             raise DataError(
                 f"is not a sound .npz archive: {first_line(error)}",
                 where=str(path),
-                remedy="Write it again with np.savez",
+                remedy=_remedy(path),
             ) from error
 
     def _column(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Column:
@@ -104,6 +104,14 @@ class ArchiveReader:
     def _unpacked(self, path: Path, name: str) -> Path:
         digest = hashlib.sha256(f"{path.resolve()}\0{name}".encode()).hexdigest()
         return self._folder / f"{digest[:16]}.bin"
+
+
+def _remedy(path: Path) -> str:
+    """What to give instead, by what the name says the file is."""
+    return {
+        ".py": f"Name the function in it, too: {path}:NAME",
+        ".npy": "Write it with np.savez('samples.npz', NAME=array), NAME that of the input",
+    }.get(path.suffix.lower(), "Write it again with np.savez")
 
 
 def _header(member: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], bool]:

@@ -20,7 +20,7 @@ from gpusq_compiler.calibration import checks, functions
 from gpusq_compiler.calibration.archive import ArchiveReader
 from gpusq_compiler.calibration.columns import Column, MemoryColumn
 from gpusq_compiler.calibration.feeds import spooled
-from gpusq_compiler.calibration.images import Images, columns_of
+from gpusq_compiler.calibration.images import Images, columns_of, is_image
 from gpusq_compiler.calibration.stored import StoredSamples, Subset
 from gpusq_compiler.errors import DataError, FileError
 from gpusq_compiler.runtime.events import Events, Silent
@@ -108,6 +108,16 @@ def from_arrays(
     with _scratch(workdir, where) as folder:
         columns = spooled(data, folder, where)
         return _samples([columns], [where], inputs, classes, folder)
+
+
+def data_in(folder: Path) -> list[Path]:
+    """What of a folder is read: its archives, or its images and folders, in order of names."""
+    archives = sorted(folder.glob("*.npz"))
+    return archives or sorted(
+        path
+        for path in folder.iterdir()
+        if is_image(path) or (path.is_dir() and not path.name.startswith("."))
+    )
 
 
 def split(samples: Samples, seed: int) -> tuple[Subset, Subset]:

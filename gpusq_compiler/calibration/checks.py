@@ -94,7 +94,7 @@ def _names(columns: Iterable[str], wanted: Sequence[str], where: str) -> None:
                 where=where,
                 remedy=f"Did you mean {LABELS}?"
                 if meant
-                else f"Leave it out; the inputs are {', '.join(wanted)}",
+                else f"Leave it out; the inputs are {', '.join(wanted) or 'none'}",
             )
 
 

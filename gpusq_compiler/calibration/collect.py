@@ -11,7 +11,7 @@ from gpusq_compiler.errors import DataError, ModelError
 from gpusq_compiler.ir import gemms, query, sizes
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.samples import lengths_of
-from gpusq_compiler.runtime.session import Session, fixed_batch, refusal
+from gpusq_compiler.runtime.session import RUNS_NOTHING, Session, fixed_batch, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -98,7 +98,7 @@ def operations(
     needed = gemms.tensors_of(layers)
     refused = refusal(model, outputs=needed, threads=threads, device=device)
     if refused is not None:
-        raise ModelError(refused, where="model", remedy="Check it with: gpusq check MODEL")
+        raise ModelError(refused, where="model", remedy=RUNS_NOTHING)
     shapes = layer_shapes(model, samples, threads=threads, device=device)
     return gemms.operations(model, shapes, fixed_batch(model) or 1)
 

@@ -94,7 +94,7 @@ def _guarded(feeds: object, where: str) -> Iterator[object]:
 
 def _arrays(batch: object, where: str) -> dict[str, Array]:
     if not isinstance(batch, Mapping) or not batch:
-        what = "empty" if batch == {} else f"of type {type(batch).__name__}"
+        what = "empty" if isinstance(batch, Mapping) else f"of type {type(batch).__name__}"
         raise DataError(f"is {what}, not a dictionary", where=where, remedy=_REMEDY)
     with user_code(where):
         arrays = {str(name): np.asarray(values) for name, values in batch.items()}

@@ -90,9 +90,9 @@ def columns_of(
         MissingRuntime: Pillow is not installed.
     """
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    files = [path for path in entries if _is_image(path)]
+    files = [path for path in entries if is_image(path)]
     folders = [path for path in entries if path.is_dir()]
-    inside = [sorted(filter(_is_image, place.rglob("*"))) for place in folders]
+    inside = [sorted(filter(is_image, place.rglob("*"))) for place in folders]
     if not files and not any(inside):
         return None
     if files and any(inside):
@@ -148,7 +148,8 @@ def _positive(values: Sequence[float]) -> bool:
     return all(value > 0 for value in values)
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether this is a file that a folder of images is read for."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 

@@ -102,6 +102,6 @@ def _sides(own: list[int | None], images: Images, where: str) -> tuple[int, int]
         raise DataError(
             f"wants images of {shown}{given}",
             where=where,
-            remedy="Give the size, for example: [data.images] size = 224",
+            remedy="Give the size, for example: --set data.images.size=224",
         )
     return found[0], found[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gpusq_compiler.errors import FileError
+from gpusq_compiler.errors import FileError, OptionError
 
 
 @click.command("report")
@@ -23,6 +23,7 @@ def report_command(file: Path, out: Path | None) -> None:
     from gpusq_compiler import page
     from gpusq_compiler.ir import io
     from gpusq_compiler.page.reading import load
+    from gpusq_compiler.request import is_page
 
     target = file.with_suffix(".html") if out is None else out
     if target.resolve() == file.resolve():
@@ -30,6 +31,10 @@ def report_command(file: Path, out: Path | None) -> None:
             "is the input and would be overwritten",
             where=str(target),
             remedy="Choose another output with -o",
+        )
+    if not is_page(target):
+        raise OptionError(
+            f"'{target}' is no page's name", where="-o", remedy="End it in .html or .htm"
         )
     io.require_writable(target)
     io.write_whole(target, page.draw(load(file)).encode(), option="-o")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.runtime.events import Events
 
+UNBROKEN = 1000
+"""Columns of a line where no terminal bounds them."""
 LOG_FORMAT = "--log-format"
 HELP = {"help_option_names": ["-h", "--help"]}
 EPILOG = (
@@ -56,10 +58,13 @@ def set_up_logs(*, verbose: bool, log_format: str = "text") -> None:
 
 
 def console() -> Any:
-    """Standard output, as wide as the terminal."""
+    """Standard output, as wide as the terminal; elsewhere as wide as it takes.
+
+    A name that is broken over two lines cannot be searched for, nor given to ``--set``.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else UNBROKEN)
 
 
 def print_table(

@@ -148,11 +148,18 @@ def require_writable(path: Path, model: ir.Model | None = None) -> None:
     """Fail now rather than after an hour of work.
 
     Raises:
-        FileError: The folder is missing or not writable, or the path is a file that is read.
+        FileError: The folder is missing or not writable, or the path is no regular file or one
+            that is read.
     """
     folder = path.resolve().parent
     if path.is_dir():
         raise FileError("a folder, not a file", where=str(path), remedy="Give a file name")
+    if path.exists() and not path.is_file():
+        raise FileError(
+            "a device or a pipe, which a file would replace",
+            where=str(path),
+            remedy="Give the name of a file",
+        )
     if not folder.is_dir():
         raise FileError(
             "the folder does not exist", where=str(folder), remedy="Make it, or choose another"

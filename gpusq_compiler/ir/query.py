@@ -145,7 +145,10 @@ def _fixed_shape(value: ir.Value | None) -> tuple[int, ...] | None:
 
 
 def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
-    """Every use of a constant weight in a matrix product or convolution, in graph order."""
+    """Every use of a constant weight in a matrix product or convolution, in graph order.
+
+    A weight without any values, of a layer whose width is 0, is none.
+    """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if not is_op(node, *WEIGHTED) or len(node.inputs) < 2:
             continue
@@ -158,7 +161,7 @@ def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
 
 def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
     value, path = _source(node.inputs[operand])
-    if value is None or value.const_value is None:
+    if value is None or value.const_value is None or not value.const_value.size:
         return None
     rank = len(value.const_value.shape)
     if any(is_op(step, *LAYOUT) for step in path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import outputs
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.runtime.metrics import Difference
+from gpusq_compiler.runtime.metrics import Difference, but_shared_infinities
 from gpusq_compiler.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def compare(
     done = 0
     for feeds, wanted, found in paired(first, second, samples, batch_size):
         for name, b in wanted.items():
-            sums.setdefault(name, Difference()).update(found[name], b)
+            told = but_shared_infinities(found[name], b)
+            sums.setdefault(name, Difference()).update(*told)
             if b.ndim == 2 and name not in vectors:
                 same = found[name].argmax(axis=1) == b.argmax(axis=1)
                 agreed.setdefault(name, []).append(int(same.sum()))
@@ -104,6 +105,10 @@ def paired(
         ModelError: Inputs, outputs or their shapes differ.
     """
     _same("inputs", [i.name for i in reference.inputs], [i.name for i in model.inputs])
+    taken = {spec.name: spec for spec in model.inputs}
+    for spec in reference.inputs:
+        if not spec.takes_like(taken[spec.name]):
+            _same("inputs", [str(spec)], [str(taken[spec.name])])
     _same("outputs", reference.outputs, model.outputs)
     size = reference.batch or model.batch or batch_size
     runs = zip(reference.over(samples, size), model.over(samples, size), strict=True)

@@ -113,6 +113,15 @@ class Difference:
         return decibel((self.high - self.low) ** 2, self.error_energy / self.count)
 
 
+def but_shared_infinities(values: Array, reference: Array) -> tuple[Array, Array]:
+    """What a sum can hold: infinities that both sides share, as in a mask, agree and go."""
+    infinite = np.isinf(reference)
+    if not infinite.any():
+        return values, reference
+    told = ~(infinite & (values == reference))
+    return values[told], reference[told]
+
+
 def difference(values: Array, reference: Array) -> Difference:
     """The sums for one pair of arrays."""
     sums = Difference()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RUNS_NOTHING = "What runs nothing works: --passes prune, gpusq inspect, gpusq lint"
 INLINE_LIMIT = 1 << 30
 """Above this many bytes of weights a private copy is written beside its data, not inlined."""
 
@@ -38,6 +39,18 @@ class InputSpec:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+
+    def takes_like(self, other: InputSpec, *, batched: bool = True) -> bool:
+        """Whether samples of one shape fit both, whatever batch they prescribe if batched."""
+        pairs = list(zip(self.shape, other.shape, strict=False))[batched:]
+        return len(self.shape) == len(other.shape) and all(
+            None in pair or pair[0] == pair[1] for pair in pairs
+        )
+
+    def __str__(self) -> str:
+        """Name, type and shape, ``x float32[?,3,8,8]``."""
+        sizes = ",".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name} {self.dtype}[{sizes}]"
 
 
 def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
@@ -186,7 +199,7 @@ class Session:
         except flavour.refusals() as error:
             raise ModelError(
                 f"ONNX Runtime refuses the model: {first_line(error)}",
-                remedy="Check the model with: gpusq check MODEL",
+                remedy=RUNS_NOTHING,
             ) from error
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:

@@ -32,6 +32,8 @@ _UNSEEN = 1e-6
 """Share of the damping for an input that was always 0, whose weights cost next to nothing."""
 _LEAST_DAMPING = 1e-6
 """Below it the factor of singular moments no longer fits float32."""
+_USUAL = 32
+"""Exponents of 2 up to which products of a few weights and their sums fit float32."""
 _RIDGE = 1e-4
 """Damping of the refinement: least squares on few inputs would have unbounded answers."""
 
@@ -70,12 +72,22 @@ def sparsegpt(
     check_moments(weight, moments)
     if not moments.diagonal().any():
         return np.where(mask_of(np.abs(weight), pattern, axis=1), weight, np.float32(0))
+    weight, exponent = _by_largest(weight)
     scaled = by_mean(moments)
     order = _order(moments.diagonal(), pattern, by_activity)
     factor = inverse_factor(scaled[np.ix_(order, order)], damping)
     walked, kept = np.empty_like(weight), np.empty(weight.shape, dtype=np.bool_)
     walked[:, order], kept[:, order] = _walk(weight[:, order], factor, pattern, block)
-    return refined(weight, walked, kept, scaled, steps=refine) if refine else walked
+    pruned = refined(weight, walked, kept, scaled, steps=refine) if refine else walked
+    return np.ldexp(pruned, exponent) if exponent else pruned
+
+
+def _by_largest(weight: Matrix) -> tuple[Matrix, int]:
+    """The weight over a power of two, exactly, where float32 does not hold its squares."""
+    exponent = int(np.frexp(np.abs(weight).max(initial=0))[1])
+    if abs(exponent) < _USUAL:
+        return weight, 0
+    return np.ldexp(weight, -exponent), exponent
 
 
 def check_moments(weight: npt.NDArray[Any], moments: npt.NDArray[Any]) -> None:

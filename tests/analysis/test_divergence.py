@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING
@@ -62,6 +63,23 @@ def test_models_part_where_a_weight_differs() -> None:
     assert by_name["s"].added < 0, "the skip input drowns some of it"
 
 
+def test_a_mask_of_infinities_is_no_place_to_part() -> None:
+    first = tiny.model_of("""
+    masked (float[N, 8] x) => (float[N, 8] y)
+    <float[8, 8] w, float[8] far = {0, 0, 0, 0, 0, 0, -inf, -inf}> {
+        a = MatMul(x, w)
+        m = Add(a, far)
+        p = Softmax(m)
+        y = Add(m, p)
+    }""")
+    second = moved(first, "w", 1.001)
+    found = found_in(first, second)
+    assert found.parts is None
+    assert all(math.isfinite(one.sqnr) and one.max_error < 1 for one in found.tensors)
+    (output,) = compare(first, second, tiny.samples(first), threads=1).values()
+    assert output.sqnr > 40
+
+
 def test_figures_are_those_of_whole_arrays() -> None:
     first = tiny.mlp()
     second = moved(first, "w1", 1.25)
@@ -120,6 +138,9 @@ def test_the_limit_is_an_option() -> None:
     assert found.parts is not None
     assert found.parts.name == "z"
     assert "they part at 'z' (MatMul 'MatMul.z'): 40.0 dB" in "\n".join(summary(found))
+    assert found.parts is not None
+    nameless = dataclasses.replace(found, tensors=(dataclasses.replace(found.parts, node=""),))
+    assert "they part at 'z' (MatMul): 40.0 dB" in "\n".join(summary(nameless))
 
 
 def test_what_is_no_number_parts() -> None:

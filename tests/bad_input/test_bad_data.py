@@ -41,6 +41,20 @@ CASES = [
     Case(
         "data are text", f"{QAT} --data t", REFUSED, ("sound .npz",), content("t", "1,2,3\n")
     ),
+    Case(
+        "data are one array",
+        f"{QAT} --data x.npy",
+        REFUSED,
+        ("sound .npz", "np.savez('samples.npz'"),
+        content("x.npy", "numbers"),
+    ),
+    Case(
+        "data are a module",
+        f"{QAT} --data m.py",
+        REFUSED,
+        ("Name the function", "m.py:NAME"),
+        content("m.py", "def feeds(): ..."),
+    ),
     Case("pickles", f"{QAT} --data data.npz", REFUSED, ("'x'", "unpickled"), objects),
     Case(
         "wrong name", f"{QAT} --data data.npz", REFUSED, ("'x'",), data(x=None, image=[[1.0]])

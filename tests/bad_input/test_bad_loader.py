@@ -72,6 +72,13 @@ CASES = [
         content("loader.py", "def feeds():\n    yield 'nonsense'"),
     ),
     Case(
+        "yields arrays",
+        LOADER,
+        REFUSED,
+        ("batch 0", "type ndarray", "not a dictionary"),
+        content("loader.py", "import numpy\ndef feeds():\n    yield numpy.ones((4, 8))"),
+    ),
+    Case(
         "gives a number",
         LOADER,
         REFUSED,

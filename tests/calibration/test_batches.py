@@ -57,6 +57,11 @@ def assert_same(samples: Samples, wanted: dict[str, Array]) -> None:
         assert found[name].dtype == value.dtype
 
 
+def test_a_model_without_inputs_takes_no_array() -> None:
+    with pytest.raises(DataError, match="Leave it out; the inputs are none"):
+        from_arrays({"x": np.zeros(3)}, (), workdir=Path("unused"))
+
+
 def refused(kind: type[GpusqError], data: dict[str, Any], **options: Any) -> str:
     """The sentence that refuses these arrays."""
     with pytest.raises(kind) as caught:

@@ -314,6 +314,14 @@ def test_an_output_that_cannot_be_is_refused(tmp_path: Path) -> None:
         io.save(tiny.mlp(), tmp_path)
 
 
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileError, match="a device or a pipe, which a file would replace"):
+        io.save(tiny.mlp(), pipe)
+    assert pipe.is_fifo()
+
+
 def test_loading_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = stored(tmp_path, tiny.mlp(), external=True)
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()}

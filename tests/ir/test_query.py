@@ -95,6 +95,18 @@ def test_an_initializer_that_is_an_input_is_no_constant() -> None:
     assert [use.value.name for use in query.weight_uses(model)] == ["w2"]
 
 
+def test_a_weight_without_values_is_no_layer() -> None:
+    model = tiny.model_of("""
+    hollow (float[N, 16] x) => (float[N, 8] y)
+    <float[16, 0] none, float[0, 8] nothing, float[16, 8] w> {
+        a = MatMul(x, none)
+        b = MatMul(a, nothing)
+        c = MatMul(x, w)
+        y = Add(b, c)
+    }""")
+    assert [use.value.name for use in query.weight_uses(model)] == ["w"]
+
+
 def test_an_operator_of_another_domain_is_no_layer() -> None:
     model = tiny.mlp()
     tiny.node(model, "Gemm.a").domain = "their.domain"

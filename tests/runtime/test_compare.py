@@ -82,6 +82,10 @@ def test_models_of_different_outputs_or_inputs_are_refused() -> None:
     renamed.graph.inputs[0].name = "X"
     with pytest.raises(ModelError, match="different inputs: x and X"):
         compare(model(), renamed, samples())
+    longer = model()
+    longer.graph.inputs[0].shape = ir.Shape(["batch", 8])
+    with pytest.raises(ModelError, match=r"inputs: x float32\[\?,4\] and x float32\[\?,8\]"):
+        compare(model(), longer, samples())
 
 
 def test_outputs_of_different_shapes_are_refused() -> None:

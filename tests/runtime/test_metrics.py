@@ -77,6 +77,18 @@ def test_equal_zero_and_opposite_values() -> None:
     assert metrics.Difference().psnr == math.inf
 
 
+def test_infinities_that_both_sides_share_go() -> None:
+    a, b = pair()
+    assert metrics.but_shared_infinities(a, b)[0] is a, "as they are"
+    shared = [np.append(side, [-np.inf, np.inf]) for side in (a, b)]
+    whole = metrics.difference(a, b)
+    sums = metrics.difference(*metrics.but_shared_infinities(*shared))
+    assert (sums.sqnr, sums.count) == (whole.sqnr, whole.count)
+    only = np.full(3, -np.inf)
+    for other in (-only, np.full(3, np.nan), np.zeros(3)):
+        assert metrics.but_shared_infinities(other, only)[0] is not None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_shows_and_does_not_warn(bad: float) -> None:
     a, b = pair()

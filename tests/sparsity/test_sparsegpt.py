@@ -205,6 +205,14 @@ def test_the_unit_of_the_inputs_changes_nothing(scale: float) -> None:
     )
 
 
+@pytest.mark.parametrize("exponent", [-90, 90])
+def test_the_unit_of_the_weight_changes_nothing(exponent: int) -> None:
+    weight, moments = layer(8, 16)
+    pruned = sparsegpt(weight, moments, NM.parse("2:4"))
+    again = sparsegpt(np.ldexp(weight, exponent), moments, NM.parse("2:4"))
+    np.testing.assert_array_equal(np.ldexp(again, -exponent), pruned)
+
+
 def test_moments_that_rounding_made_indefinite_are_damped_until_they_are_not() -> None:
     weight, moments = layer(8, 16, samples=4, seed=12)
     moments -= 0.2 * moments.diagonal().mean() * np.eye(16)
