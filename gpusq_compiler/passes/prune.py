@@ -200,6 +200,11 @@ def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Findi
         ("not-float", tensor.dtype not in query.FLOATS, f"its weight is {kind}, not float"),
         ("depthwise", use.depthwise, "each channel is convolved alone: nothing to sum"),
         (
+            "one-channel",
+            _is_fixed_sum(use),
+            "a convolution with one output channel: nothing to gain, and fixed sums look so",
+        ),
+        (
             f"k-not-multiple-of-{pattern.span}",
             length % pattern.span != 0,
             f"its reduction length {length} is no multiple of {pattern.span}",
@@ -218,6 +223,11 @@ def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Findi
         reason = "the first convolution sees the input itself"
         return Finding(rule="stem", where=where, reason=reason)
     return None
+
+
+def _is_fixed_sum(use: query.WeightUse) -> bool:
+    """A convolution to one channel: detectors write the mean over the bins of a box as one."""
+    return use.node.op_type == "Conv" and use.shape[use.channel] == 1
 
 
 def _totals(model: ir.Model, rows: list[dict[str, Cell]]) -> dict[str, float]:

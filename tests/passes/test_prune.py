@@ -139,6 +139,7 @@ def one_conv(shape: str, group: int, channels: int) -> ir.Model:
         ("8, 1, 3, 3", 8, "depthwise"),
         ("8, 2, 3, 3", 4, "k-not-multiple-of-4"),
         ("16, 1, 3, 3", 8, "depthwise"),
+        ("1, 8, 3, 3", 1, "one-channel"),
     ],
 )
 def test_groups_without_four_channels_stay(
