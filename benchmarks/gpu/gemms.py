@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from gpusq_compiler.ir import claims, io, query
+from gpusq_compiler.ir import claims, edit, io, query
 from gpusq_compiler.sparsity import nm
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Left:
 
 
 def products(model: ir.Model) -> Iterator[Gemm | Left]:
-    """Every pruned weight of the model, in graph order."""
+    """Every pruned weight of the model, in graph order; infers the model's shapes."""
+    edit.infer_shapes(model)
     for use in query.weight_uses(model):
         claim = claims.sparsity_of(use.value)
         if claim is None:

@@ -53,6 +53,11 @@ class Freeze(Pass):
         del model
         return dataclasses.replace(self, form=self.form or FORMS[ctx.target])
 
+    def asks_model(self, ctx: Context) -> bool:
+        """Never: the target decides."""
+        del ctx
+        return False
+
     def wants_samples(self) -> bool:
         """Never: ranges are in the quantizers."""
         return False
