@@ -18,7 +18,7 @@ LOOKS = 10
 SHARE_OF_LOOKS = 0.15
 FEWEST_LOOKED_AT = 64
 RATE = 0.0062
-BOLDEST, STEPS_PER_BOLDNESS = 4.0, 100
+BOLDEST, STEPS_PER_BOLDNESS = 4.0, 60
 """How many times larger steps convolutions bear, if there are enough for the rate to come down
 again. Their weights are read at every place of an image, so that their gradients are averages
 already."""

@@ -166,7 +166,7 @@ def test_class_scores_get_more_of_the_steps_together(context_for: ContextFor) ->
 
 def test_convolutions_get_a_larger_rate_and_as_much_alone(context_for: ContextFor) -> None:
     model = tiny.residual()
-    step = Distill(steps=200, batch_size=8, blockwise=0.25)
+    step = Distill(steps=120, batch_size=8, blockwise=0.25)
     trainer = Scripted(losses=[[1.0], [0.8, 0.4], [0.7, 0.3]])
     distilled(model, context_for(model, trainer=trainer), step)
     _, blocks, rest = (job.groups[0].learning_rate for job in trainer.jobs)

@@ -45,7 +45,7 @@ def test_the_rate_grows_with_the_weights() -> None:
     assert default_learning_rate(0.2) == pytest.approx(2 * default_learning_rate(0.1))
 
 
-@pytest.mark.parametrize(("steps", "bold"), [(1, 1), (100, 1), (200, 2), (400, 4), (9000, 4)])
+@pytest.mark.parametrize(("steps", "bold"), [(1, 1), (60, 1), (120, 2), (240, 4), (9000, 4)])
 def test_convolutions_bear_a_larger_rate_given_steps(steps: int, bold: float) -> None:
     assert boldness(steps, convolutional=True) == bold
     assert boldness(steps, convolutional=False) == 1
