@@ -28,7 +28,7 @@ from gpusq_compiler.report import (
     TwinSummary,
     data_summary,
 )
-from gpusq_compiler.request import Request, workdir_of
+from gpusq_compiler.request import Request, file_of, workdir_of
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.events import Silent
 from gpusq_compiler.runtime.session import providers
@@ -119,12 +119,12 @@ def compile_model(
     """
     plan = recipes.plan_of(passes, recipe, seed=seed, overrides=overrides, target=target)
     request = Request(
-        source=Path(source),
+        source=file_of(source, "source"),
         recipe=None if recipe is None else Path(recipe),
         data=data,
         eval_data=eval_data,
         metric=metric,
-        teacher=None if teacher is None else Path(teacher),
+        teacher=None if teacher is None else file_of(teacher, "teacher"),
         target=target,
         out=None if out is None else Path(out),
         report=None if report is None else Path(report),

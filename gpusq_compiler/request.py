@@ -34,6 +34,21 @@ CHECKPOINTS = "checkpoints"
 PAGES = (".html", ".htm")
 
 
+def file_of(model: object, where: str) -> Path:
+    """The path of a model file.
+
+    Raises:
+        OptionError: It is something else, as a model in memory.
+    """
+    if isinstance(model, str | os.PathLike):
+        return Path(model)
+    raise OptionError(
+        f"a {type(model).__name__} is no path of a file",
+        where=where,
+        remedy="Save the model first, or call passes on it, with open_context",
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
     """The arguments of `compile.compile_model`, which explains them.

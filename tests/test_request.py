@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
-from gpusq_compiler.errors import FileError
+from gpusq_compiler import compile_model
+from gpusq_compiler.errors import FileError, OptionError
 from gpusq_compiler.ir import io
 from gpusq_compiler.request import Request
 from tests import shell
@@ -32,3 +34,8 @@ def test_outputs_of_an_earlier_run_beside_the_data_are_no_data(
     request.require_outputs(model)
     with pytest.raises(FileError, match="is an input and would be overwritten"):
         dataclasses.replace(request, out=tmp_path / samples).require_outputs(model)
+
+
+def test_a_model_in_memory_is_no_file() -> None:
+    with pytest.raises(OptionError, match="a ModelProto is no path .* open_context"):
+        compile_model(onnx.ModelProto(), passes="prune")  # type: ignore[arg-type]
