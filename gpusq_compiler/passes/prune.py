@@ -202,7 +202,7 @@ def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Findi
         (
             "one-channel",
             _is_fixed_sum(use),
-            "a convolution with one output channel: nothing to gain, and fixed sums look so",
+            "a 1x1 convolution to one channel: nothing to gain, and fixed sums look so",
         ),
         (
             f"k-not-multiple-of-{pattern.span}",
@@ -226,8 +226,8 @@ def ineligible(use: query.WeightUse, pattern: NM, selection: Selection) -> Findi
 
 
 def _is_fixed_sum(use: query.WeightUse) -> bool:
-    """A convolution to one channel: detectors write the mean over the bins of a box as one."""
-    return use.node.op_type == "Conv" and use.shape[use.channel] == 1
+    """Points of an image summed to one channel: detectors write the mean over bins so."""
+    return use.node.op_type == "Conv" and use.shape[0] == 1 and math.prod(use.shape[2:]) == 1
 
 
 def _totals(model: ir.Model, rows: list[dict[str, Cell]]) -> dict[str, float]:

@@ -187,7 +187,7 @@ def test_size_of_a_model_that_leaves_it_free(
     else:
         line = refused(DataError, tmp_path, (None, 3, None, None))
         assert "wants images of any x any" in line
-        assert "size = 224" in line
+        assert "--set data.images.size=224" in line
 
 
 def test_transparency_palettes_and_gray_files_become_rgb(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def weight_of(model: ir.Model) -> query.WeightUse:
 @pytest.mark.parametrize("name", LAYOUTS)
 @settings(max_examples=6, deadline=None)
 @given(
-    groups=st.integers(1, 3), n=st.integers(2, 5), spread=st.sampled_from([1e-3, 1.0, 50.0])
+    groups=st.integers(1, 3), n=st.integers(1, 5), spread=st.sampled_from([1e-3, 1.0, 50.0])
 )
 def test_every_layout_obeys_the_rule_in_float_and_in_codes(
     name: str, groups: int, n: int, spread: float, tmp_path_factory: pytest.TempPathFactory
