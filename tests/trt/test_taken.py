@@ -101,4 +101,5 @@ def test_the_script_for_the_device_names_a_file_that_tensorrt_takes(
 
 @needs_rtx
 def test_the_real_parser_takes_it(files: dict[str, Path]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="type: pip install tensorrt-rtx")
     assert check(files["onnxruntime"]).refusal is None
