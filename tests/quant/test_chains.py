@@ -279,6 +279,10 @@ def test_the_runtime_computes_all_of_it_in_integers(
     assert ran["DequantizeLinear"] <= 1
 
 
+@pytest.mark.skipif(
+    not onnxruntime.__version__.startswith("1.19."),
+    reason="needs ONNX Runtime 1.19: later ones take float biases into the kernel",
+)
 def test_without_the_form_convolutions_run_in_float(
     context_for: ContextFor, tmp_path: Path
 ) -> None:
