@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks import pages
 from gpusq_compiler import compile_model
 from gpusq_compiler.manifest import versions
 from gpusq_compiler.recipe import Overrides
@@ -259,8 +260,8 @@ def text_of(column: Column, found: list[float]) -> str:
 def write() -> None:
     """The page of all cells that are there."""
     unlabelled = [column for column in COLUMNS if not column.labels]
-    page = _filled(PAGE.read_text(), "table", table(COLUMNS, rows()))
-    PAGE.write_text(_filled(page, "craft", table(unlabelled, craft_rows(), seeds="1")))
+    pages.fill(PAGE, "table", table(COLUMNS, rows()))
+    pages.fill(PAGE, "craft", table(unlabelled, craft_rows(), seeds="1"))
 
 
 def table(
@@ -272,14 +273,7 @@ def table(
     for title, way, stage in lines_of:
         cells = [text_of(column, figures(column, way, stage, seeds)) for column in columns]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _filled(page: str, name: str, content: str) -> str:
-    """The page with what stands between the two comments replaced."""
-    before, _, rest = page.partition(f"<!-- {name} -->")
-    _, _, after = rest.partition("<!-- end -->")
-    return f"{before}<!-- {name} -->\n{content}\n<!-- end -->{after}"
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

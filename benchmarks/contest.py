@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import pages
 from benchmarks.rivals.environments import versions_in
 from benchmarks.turns import ROOT, ran
 from gpusq_compiler.manifest import versions
@@ -121,9 +122,7 @@ def publish(name: str, found: Mapping[str, Any], table: str) -> None:
     known_tools = json.loads(file.read_text())["tools"] if file.exists() else {}
     whole = {**found, "tools": {**known_tools, **found["tools"]}}
     file.write_text(json.dumps(whole, indent=1) + "\n")
-    begin, end = f"<!-- {name} -->\n", "<!-- end -->"
-    head, _, rest = PAGE.read_text().partition(begin)
-    PAGE.write_text(f"{head}{begin}{table}{end}{rest.partition(end)[2]}")
+    pages.fill(PAGE, name, table)
 
 
 def known(name: str) -> dict[str, Any]:

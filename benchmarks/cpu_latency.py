@@ -23,12 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks import environments, pages
 from benchmarks.cpu_latency_rivals import WAYS
 from benchmarks.turns import ROOT, Contender
 from gpusq_compiler import compile_model
@@ -45,7 +45,6 @@ RESULT = ROOT / "benchmarks" / "results" / "cpu_latency.json"
 PAGE = ROOT / "docs" / "bench.md"
 BUILD = ROOT / "build" / "cpu-latency"
 COMMAND = "python -m benchmarks.cpu_latency"
-BEGIN, END = "<!-- cpu_latency -->\n", "<!-- end -->"
 ENVIRONMENTS = {
     "tools": ("onnxruntime", "onnx", "sympy", "nncf", "onnxsim"),
     "1.19": ("onnxruntime==1.19.2", "numpy"),
@@ -107,8 +106,7 @@ def main() -> None:
         RESULT.write_text(json.dumps(record, indent=1) + "\n")
     text = table(record)
     print(text)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}")
+    pages.fill(PAGE, "cpu_latency", text)
 
 
 class Bench:
@@ -240,26 +238,13 @@ def pictures(rng: np.random.Generator, count: int) -> NDArray[Any]:
 
 def python_of(environment: str) -> str:
     """The interpreter of an environment, which is made if it is not there."""
-    folder = BUILD / environment
-    python, done = folder / "bin" / "python", folder / "complete"
-    if not done.exists():
-        packages = ENVIRONMENTS[environment]
-        print(f"installing {', '.join(packages)}", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-        done.touch()
-    return str(python)
+    return environments.made(BUILD / environment, ENVIRONMENTS[environment])
 
 
 def installed(environment: str) -> dict[str, str]:
     """Versions of what was asked for there."""
     names = [package.partition("==")[0] for package in ENVIRONMENTS[environment]]
-    code = "import importlib.metadata as m, json, sys; print(json.dumps(dict("
-    code += "zip(sys.argv[1:], map(m.version, sys.argv[1:])))))"
-    asked = [python_of(environment), "-c", code, *names]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    return environments.versions_in(python_of(environment), names)
 
 
 def processor() -> str:

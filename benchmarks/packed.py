@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from benchmarks import pages
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.calibration.synthetic import synthesize
 from gpusq_compiler.ir import io
@@ -40,7 +41,6 @@ from tests import zoo_models
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "packed.json"
 PAGE = ROOT / "docs" / "pack.md"
-BEGIN, END = "<!-- benchmarks.packed -->", "<!-- end -->"
 COMMAND = "python -m benchmarks.packed"
 LARGE, WIDTH = "three_products_4096", 4096
 MODELS = ("vit_digits", "resnet_digits", "deit_small_patch16_224", LARGE)
@@ -110,9 +110,7 @@ def main() -> None:
         print(name, json.dumps(row), flush=True)
     record |= {"command": COMMAND, "versions": versions()}
     RESULT.write_text(json.dumps(record, indent=1) + "\n")
-    text = PAGE.read_text()
-    head, rest = text.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{table(record)}{END}{rest.split(END)[1]}")
+    pages.fill(PAGE, "benchmarks.packed", table(record))
 
 
 def made(name: str, folder: Path) -> dict[str, Path]:

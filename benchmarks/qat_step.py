@@ -18,16 +18,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from benchmarks import qat_step_ours
+from benchmarks import environments, pages, qat_step_ours
 from benchmarks.turns import ROOT, Contender
 from gpusq_compiler.manifest import versions
 from tests import zoo_models
@@ -41,7 +39,6 @@ PAGE = ROOT / "docs" / "training.md"
 ENVIRONMENT = ROOT / "build" / "torch"
 COMMAND = "python -m benchmarks.qat_step"
 PASSES = 3
-BEGIN, END = "<!-- qat_step -->\n", "<!-- end -->"
 TITLES = {
     "ours": "gpusq-compiler",
     "bare": "bare gradient graph",
@@ -81,12 +78,7 @@ def torch_python(asked: argparse.Namespace) -> str | None:
         return None
     if asked.torch:
         return str(asked.torch)
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
-        packages = ["torch", "timm"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return str(python)
+    return environments.made(ENVIRONMENT, ("torch", "timm"))
 
 
 def contenders(
@@ -125,11 +117,7 @@ def measure(name: str, rounds: int, threads: int, rival: str | None) -> dict[str
 
 def packages_of(rival: str | None) -> dict[str, str]:
     """Versions in the environment of the rivals."""
-    if rival is None:
-        return {}
-    code = "import json, timm, torch; print(json.dumps([torch.__version__, timm.__version__]))"
-    done = subprocess.run([rival, "-c", code], capture_output=True, text=True, check=True)
-    return dict(zip(("torch", "timm"), json.loads(done.stdout), strict=True))
+    return {} if rival is None else environments.versions_in(rival, ("torch", "timm"))
 
 
 def table(record: dict[str, Any]) -> str:
@@ -172,8 +160,7 @@ def main() -> None:
         RESULT.write_text(json.dumps(record, indent=1) + "\n")
     text = table(record)
     print(text)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}")
+    pages.fill(PAGE, "qat_step", text)
 
 
 if __name__ == "__main__":
