@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, first_line
+from gpusq_compiler.ir.wire import copy_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from google.protobuf.message import Message
 
 LARGE = 1 << 24
 """Bytes of a file from which on its checking is worth some care."""
@@ -138,10 +137,10 @@ def _passes_without_weights(path: Path, proto: onnx.ModelProto | None) -> bool:
     skeleton = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name != "graph":
-            _copy(skeleton, field.name, value)
+            copy_field(skeleton, field.name, value)
     for field, value in proto.graph.ListFields():
         if field.name != "initializer":
-            _copy(skeleton.graph, field.name, value)
+            copy_field(skeleton.graph, field.name, value)
     fed = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
         if not _is_plain(tensor):
@@ -163,11 +162,3 @@ def _is_plain(tensor: onnx.TensorProto) -> bool:
     if size < SMALL or tensor.external_data or tensor.float_data or tensor.int32_data:
         return False
     return len(tensor.raw_data) == size and not tensor.HasField("segment")
-
-
-def _copy(message: Message, name: str, value: Any) -> None:
-    """Give a message a field of another of its kind."""
-    if isinstance(value, (bool, int, float, str, bytes)):
-        setattr(message, name, value)
-    else:
-        getattr(message, name).MergeFrom(value)

@@ -95,6 +95,14 @@ def _tensor(tensor: onnx.TensorProto, values: Chunk | None) -> list[Chunk]:
     return [_head(INITIALIZER, sum(map(len, parts))), *parts]
 
 
+def copy_field(message: Message, name: str, value: Any) -> None:
+    """Give a message a field of another of its kind."""
+    if isinstance(value, (bool, int, float, str, bytes)):
+        setattr(message, name, value)
+    else:
+        getattr(message, name).MergeFrom(value)
+
+
 def _around(message: Message, number: int) -> tuple[bytes, bytes]:
     """What protobuf writes before and behind a field."""
     sides = []
@@ -103,12 +111,7 @@ def _around(message: Message, number: int) -> tuple[bytes, bytes]:
         for field, value in message.ListFields():
             if field.number == number or (field.number > number) != behind:
                 continue
-            if field.message_type is None and not isinstance(value, (int, float, str, bytes)):
-                getattr(part, field.name).extend(value)
-            elif field.message_type is None:
-                setattr(part, field.name, value)
-            else:
-                getattr(part, field.name).MergeFrom(value)
+            copy_field(part, field.name, value)
         sides.append(part.SerializeToString(deterministic=True))
     return sides[0], sides[1]
 
