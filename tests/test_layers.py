@@ -40,7 +40,7 @@ LAYERS = (
     ("calibration", "train", "trt"),
     ("sparsity", "quant", "runtime"),
     ("ir",),
-    ("components", "errors", "plain"),
+    ("components", "errors", "plain", "parallel"),
 )
 # Types that everything speaks.
 BELOW = {

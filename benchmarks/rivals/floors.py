@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from gpusq_compiler.sparsity.nm import mask_of, masked
+from gpusq_compiler.sparsity.masking import masked
+from gpusq_compiler.sparsity.nm import mask_of
 
 BATCH = 8
 

@@ -7,7 +7,8 @@ import numpy as np
 from docs.make.drawing import Drawing
 from gpusq_compiler.quant.arithmetic import quantize, scale_of
 from gpusq_compiler.quant.scheme import QuantScheme
-from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_of
+from gpusq_compiler.sparsity.masking import kept_magnitude
+from gpusq_compiler.sparsity.nm import NM, mask_of
 
 WIDTH = 520
 SIDE = 34

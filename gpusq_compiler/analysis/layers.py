@@ -11,12 +11,14 @@ import onnx_ir as ir
 
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import DataError, ModelError
-from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.ir import claims, query, tensors
+from gpusq_compiler.parallel import in_order
 from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.metrics import decibel, energies
 from gpusq_compiler.runtime.session import Session
-from gpusq_compiler.sparsity.nm import NM, kept_by
+from gpusq_compiler.sparsity.masking import kept_by
+from gpusq_compiler.sparsity.nm import NM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,15 +110,14 @@ def layers(
             )
         except (ModelError, DataError) as error:
             (events or Silent()).note(f"outputs of layers are not compared: {error.what}")
-    return tuple(
-        _compared(_layer(before[use.node.name], use, outputs), weight, found, use)
-        for use, weight, found in zip(
-            uses,
-            _as_read(dense, [before[use.node.name] for use in uses]),
-            _as_read(model, uses),
-            strict=True,
-        )
+    rows = zip(
+        [_layer(before[use.node.name], use, outputs) for use in uses],
+        _as_read(dense, [before[use.node.name] for use in uses]),
+        _as_read(model, uses),
+        uses,
+        strict=True,
     )
+    return tuple(in_order(lambda row: _compared(*row), rows, threads))
 
 
 def _shared(dense: ir.Model, model: ir.Model, uses: Sequence[WeightUse]) -> list[str]:
@@ -190,10 +191,16 @@ def _read(value: ir.Value) -> ir.Value | None:
     return None if producer is None else producer.inputs[0]
 
 
-def _compared(layer: Layer, dense: Array | None, found: Array | None, use: WeightUse) -> Layer:
+def _compared(
+    layer: Layer,
+    reference: ir.TensorProtocol | None,
+    tensor: ir.TensorProtocol | None,
+    use: WeightUse,
+) -> Layer:
     """With how the weight that the layer reads differs from the dense one."""
-    if dense is None or found is None or dense.shape != found.shape:
+    if reference is None or tensor is None or reference.shape != tensor.shape:
         return layer
+    dense, found = tensors.values(reference), tensors.values(tensor)
     error, energy = energies(found, dense)
     layer = dataclasses.replace(
         layer,
@@ -213,12 +220,8 @@ def _compared(layer: Layer, dense: Array | None, found: Array | None, use: Weigh
     )
 
 
-def _as_read(model: ir.Model, uses: Sequence[WeightUse]) -> Iterator[Array | None]:
-    """Each weight as its node reads it, whatever stands before it; None where unknown.
-
-    When the next one is asked for, the file behind the last but one is closed.
-    """
-    last: ir.TensorProtocol | None = None
+def _as_read(model: ir.Model, uses: Sequence[WeightUse]) -> Iterator[ir.TensorProtocol | None]:
+    """Each weight as its node reads it, whatever stands before it; None where unknown."""
     for group in _groups(uses):
         behind = [use for use in group if use.path and use.node.graph is model.graph]
         known = _run(model, [use.node.inputs[use.operand] for use in behind])
@@ -226,11 +229,7 @@ def _as_read(model: ir.Model, uses: Sequence[WeightUse]) -> Iterator[Array | Non
             if use.path:
                 yield known.get(use.node.inputs[use.operand])
             else:
-                assert use.value.const_value is not None
-                yield use.value.const_value.numpy()
-                if last is not use.value.const_value:
-                    edit.let_go(last)
-                last = use.value.const_value
+                yield use.value.const_value
 
 
 def _groups(uses: Sequence[WeightUse]) -> Iterator[list[WeightUse]]:
@@ -249,7 +248,7 @@ def _groups(uses: Sequence[WeightUse]) -> Iterator[list[WeightUse]]:
 
 def _run(
     model: ir.Model, values: Sequence[ir.Value | None]
-) -> Mapping[ir.Value | None, Array]:
+) -> Mapping[ir.Value | None, ir.TensorProtocol]:
     """Constants of the main graph, computed; nothing where the runtime does not take them."""
     wanted = [value for value in dict.fromkeys(values) if value is not None]
     if not wanted:
@@ -259,4 +258,4 @@ def _run(
         found = Session(ir.Model(part, ir_version=model.ir_version or 10), threads=1)({})
     except ModelError:
         return {}
-    return {value: found[value.name or ""] for value in wanted}
+    return {value: ir.tensor(found[value.name or ""]) for value in wanted}

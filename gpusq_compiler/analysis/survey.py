@@ -15,7 +15,8 @@ from gpusq_compiler.ir.gemms import gemm_of
 from gpusq_compiler.passes.prune import Prune, ineligible
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.untouched import untouched
-from gpusq_compiler.sparsity.nm import NM, kept_magnitude, mask_of
+from gpusq_compiler.sparsity.masking import kept_magnitude
+from gpusq_compiler.sparsity.nm import NM, mask_of
 from gpusq_compiler.trt.engines.prediction import drawback
 from gpusq_compiler.trt.legality.layers import as_read
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from gpusq_compiler.ir import claims
+from gpusq_compiler.ir import claims, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,37 +19,22 @@ if TYPE_CHECKING:
 def replace_weight(value: ir.Value, array: Array) -> None:
     """Give an initializer new values of its own type; its claims stay."""
     assert value.const_value is not None, "only initializers have weights"
-    _store(value, value.const_value, array, value.const_value.dtype)
-    value.shape = ir.Shape(array.shape)
+    replace_tensor(value, tensors.replaced(value.const_value, array))
+
+
+def replace_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Give an initializer another tensor; its claims stay."""
+    tensor.name = value.name
+    value.const_value = tensor
+    value.shape = ir.Shape(tensor.shape.numpy())
+    value.type = ir.TensorType(tensor.dtype)
 
 
 def retype(value: ir.Value, dtype: ir.DataType) -> None:
     """Give an initializer another float type; its claims stay."""
-    assert value.const_value is not None, "only initializers have weights"
-    _store(value, value.const_value, value.const_value.numpy(), dtype)
-    value.type = ir.TensorType(dtype)
-
-
-def _store(value: ir.Value, old: ir.TensorProtocol, array: Array, dtype: ir.DataType) -> None:
-    # In rows: onnx_ir's own passes hash the memory of a tensor as it lies.
-    rows = array.astype(dtype.numpy(), order="C", copy=False)
-    tensor = ir.tensor(rows, dtype=dtype, name=value.name)
-    carry_notes(old, tensor)
-    value.const_value = tensor
-
-
-def let_go(tensor: ir.TensorProtocol | None) -> None:
-    """Close the data file behind a tensor until it is read again; no memory holds it then."""
-    if isinstance(tensor, ir.ExternalTensor):
-        with contextlib.suppress(BufferError):  # somebody still looks at its values
-            tensor.release()
-
-
-def carry_notes(old: ir.TensorProtocol | None, new: ir.TensorProtocol | None) -> None:
-    """What people wrote on a tensor goes over to the one in its place."""
-    if old is not None and new is not None:
-        new.metadata_props.update(old.metadata_props)
-        new.doc_string = old.doc_string
+    old = value.const_value
+    assert old is not None, "only initializers have weights"
+    replace_tensor(value, tensors.replaced(old, tensors.values(old), dtype))
 
 
 class Names:

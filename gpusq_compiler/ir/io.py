@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from gpusq_compiler.errors import FileError, ModelError, PassBug, first_line
 from gpusq_compiler.ir import packed, soundness, wire
+from gpusq_compiler.parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,14 +266,13 @@ def _write_data(
     working = path.with_name(f".{path.stem}.data.part")
     try:
         with working.open("wb") as file, ThreadPoolExecutor(1) as beside:
-            for value in _initializers(model):
-                tensor = value.const_value
-                if tensor is None or tensor.nbytes <= LARGE or value.name is None:
-                    continue
+            large = dict(_large(model))
+            for name, content in zip(
+                large, in_order(wire.content, large.values()), strict=True
+            ):
                 padding = -file.tell() % ALIGNMENT
                 file.write(b"\0" * padding)
-                places[value.name] = (file.tell(), tensor.nbytes)
-                content = wire.content(tensor)
+                places[name] = (file.tell(), len(content))
                 hashed = beside.submit(digest.update, content)
                 file.write(content)
                 hashed.result()
@@ -285,6 +285,14 @@ def _write_data(
     finally:
         working.unlink(missing_ok=True)
     return target, places
+
+
+def _large(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """The weights that go into a data file."""
+    for value in _initializers(model):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > LARGE and value.name is not None:
+            yield value.name, tensor
 
 
 def _chunks(

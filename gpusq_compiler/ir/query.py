@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.errors import ModelError
+from gpusq_compiler.ir import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,10 +95,11 @@ def require_finite(use: WeightUse) -> None:
     Raises:
         ModelError: It does.
     """
-    assert use.value.const_value is not None
-    if use.value.const_value.dtype not in FLOATS:
+    tensor = use.value.const_value
+    assert tensor is not None
+    if tensor.dtype not in FLOATS:
         return
-    flat = use.value.const_value.numpy().reshape(-1)
+    flat = tensors.values(tensor).reshape(-1)
     parts = (flat[first : first + CACHED] for first in range(0, flat.size, CACHED))
     if not all(np.isfinite(part.astype(np.float32, copy=False)).all() for part in parts):
         raise ModelError(

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from gpusq_compiler.ir import tensors
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -43,7 +45,7 @@ def content(tensor: ir.TensorProtocol) -> Chunk:
     """The bytes of a tensor as files hold them, no copy where memory holds them so."""
     if sys.byteorder != "little" or tensor.dtype.bitwidth < 8:
         return tensor.tobytes()
-    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(tensors.values(tensor)).reshape(-1).view(np.uint8).data
 
 
 def hollow(model: ir.Model, least: int) -> tuple[ir.Model, dict[str, Chunk]]:

@@ -101,7 +101,6 @@ class Canonicalize(Pass):
             settle(model)
         for use in query.weight_uses(model):
             query.require_finite(use)
-            edit.let_go(use.value.const_value)
         _restore(model, declared)
         changes = before.until(Snapshot(model))
         return PassResult(

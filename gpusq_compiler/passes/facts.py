@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.errors import ModelError, OptionError, PreconditionError
-from gpusq_compiler.ir import claims, packed, query
+from gpusq_compiler.ir import claims, packed, query, tensors
+from gpusq_compiler.parallel import in_order
 from gpusq_compiler.passes.base import Fact, Finding
 from gpusq_compiler.quant.arithmetic import along
 from gpusq_compiler.sparsity import nm
@@ -78,16 +79,21 @@ def canonical(model: ir.Model) -> Iterator[Finding]:
 
 def sparse(model: ir.Model) -> Iterator[Finding]:
     """Every tensor with a sparsity claim obeys it, in float and as the codes it becomes."""
-    for value, claim in claims.sparse_values(model):
-        assert value.const_value is not None
-        weight = value.const_value.numpy()
-        codes = _codes(value, weight)
-        broken = _broken(weight, claim).format("")
-        if not broken and codes is not None:
-            broken = _broken(codes, claim).format(" in its integer codes")
+    claimed = list(claims.sparse_values(model))
+    for (value, _), broken in zip(claimed, in_order(_sparse, claimed), strict=True):
         if broken:
             where = f"tensor '{value.name}'"
             yield Finding(rule="sparsity-claim", where=where, reason=broken)
+
+
+def _sparse(claimed: tuple[ir.Value, claims.Sparsity]) -> str:
+    """What speaks against the claim on a weight; empty if nothing."""
+    value, claim = claimed
+    assert value.const_value is not None
+    weight = tensors.values(value.const_value)
+    broken = _broken(weight, claim).format("")
+    codes = None if broken else _codes(value, weight)
+    return broken if codes is None else _broken(codes, claim).format(" in its integer codes")
 
 
 def _broken(array: Array, claim: claims.Sparsity) -> str:

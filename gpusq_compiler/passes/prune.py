@@ -10,6 +10,7 @@ That is the pattern which Sparse Tensor Cores read (Mishra et al. 2021).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -17,21 +18,16 @@ import numpy as np
 
 from gpusq_compiler.calibration.matrices import weight_from, weight_matrices
 from gpusq_compiler.errors import OptionError
-from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.ir import claims, edit, query, tensors
+from gpusq_compiler.parallel import in_order
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.evidence import Gathering
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.sharing import separate
 from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.runtime.session import refusal
-from gpusq_compiler.sparsity.nm import (
-    NM,
-    kept_by,
-    mask_of,
-    masked,
-    obeys,
-    sparsified,
-)
+from gpusq_compiler.sparsity.masking import Mask, kept_by, kept_magnitude, mask_by
+from gpusq_compiler.sparsity.nm import NM, mask_of, obeys
 from gpusq_compiler.sparsity.scores import (
     Auto,
     Evidence,
@@ -42,13 +38,28 @@ from gpusq_compiler.sparsity.scores import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     import onnx_ir as ir
 
     from gpusq_compiler.calibration.matrices import Matrices
     from gpusq_compiler.passes.base import Context
     from gpusq_compiler.runtime.samples import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What becomes of one weight.
+
+    Attributes:
+        tensor: The sparse one; None where the weight has the pattern already.
+        kept: Share of its magnitude at the places that are kept.
+        error: Relative error of the layer's output, where inputs were seen.
+    """
+
+    tensor: ir.TensorProtocol | None = None
+    kept: float = 1.0
+    error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,72 +123,103 @@ class Prune(Pass):
         layers = [use for use in query.weight_uses(model) if use.node in wanted]
         gathering = Gathering(model=model, ctx=ctx, samples=self.samples, author=self.name)
         skipped += gathering.obstacles(layers, self.score.needs)
-        rows: dict[ir.Node, dict[str, Cell]] = {}
+        weights = list({use.value: use for use in reversed(layers)}.values())[::-1]
+        found: dict[ir.Value, Outcome] = {}
         changed: set[str] = set()
-        for use, evidence in gathering.evidence(layers, self.score.needs):
+        for use, outcome in self._outcomes(gathering, weights, pattern):
             before = _state(use.value)
-            rows[use.node] = self._prune(use, pattern, evidence)
-            edit.let_go(before[0])
+            if outcome.tensor is not None:
+                edit.replace_tensor(use.value, outcome.tensor)
+            claim = claims.Sparsity(pattern=self.pattern, axis=use.reduction)
+            use.value.metadata_props[claims.SPARSITY] = str(claim)
             if _state(use.value) != before:
                 changed.add(use.value.name or "")
+            found[use.value] = outcome
+        rows = [_row(use, found[use.value]) for use in layers]
         return PassResult(
             changed=_in_order(layers, changed),
             skipped=tuple(skipped),
-            metrics=_totals(model, list(rows.values())),
-            tables={"layers": [rows[use.node] for use in layers]},
+            metrics=_totals(model, rows),
+            tables={"layers": rows},
         )
 
-    def _prune(
-        self, use: query.WeightUse, pattern: NM, evidence: Matrices | None
-    ) -> dict[str, Cell]:
-        assert use.value.const_value is not None
-        weight = use.value.const_value.numpy()
-        query.require_finite(use)
-        chosen = self._pruned(use, weight, pattern, evidence)
-        if chosen is not weight:
-            edit.replace_weight(use.value, chosen)
-        claim = claims.Sparsity(pattern=self.pattern, axis=use.reduction)
-        use.value.metadata_props[claims.SPARSITY] = str(claim)
-        return {
-            "layer": use.node.name,
-            "weight": use.value.name,
-            "operator": use.node.op_type,
-            "shape": "x".join(map(str, use.shape)),
-            "axis": use.reduction,
-            "parameters": int(weight.size),
-            "kept_magnitude": kept_by(weight, chosen, pattern, axis=use.reduction),
-            "output_error": _output_error(use, weight, chosen, evidence, self.score.needs),
-        }
+    def _outcomes(
+        self, gathering: Gathering, weights: Sequence[query.WeightUse], pattern: NM
+    ) -> Iterator[tuple[query.WeightUse, Outcome]]:
+        """Each weight with what becomes of it; what is learned of one may ask for those before."""
+        if self.score.needs is Evidence.NOTHING:
+            alone = functools.partial(self._outcome, pattern=pattern, evidence=None)
+            yield from zip(weights, in_order(alone, weights, gathering.ctx.threads), strict=True)
+            return
+        for use, evidence in gathering.evidence(weights, self.score.needs):
+            yield use, self._outcome(use, pattern, evidence)
 
-    def _pruned(
-        self, use: query.WeightUse, weight: Array, pattern: NM, evidence: Matrices | None
-    ) -> Array:
+    def _outcome(
+        self, use: query.WeightUse, pattern: NM, evidence: Matrices | None
+    ) -> Outcome:
         """The sparse weight; one that has the pattern already stays as it is."""
+        tensor = use.value.const_value
+        assert tensor is not None
+        weight = tensors.values(tensor)
         if obeys(weight, pattern, axis=use.reduction):
-            return weight
+            query.require_finite(use)
+            return Outcome(error=_output_error(use, weight, weight, evidence, self.score.needs))
         if evidence is None:
-            score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()
-            if score.alone:
-                return sparsified(weight, score.importance, pattern, axis=use.reduction)
-            mask = mask_of(score.importance(weight), pattern, axis=use.reduction)
-            return masked(weight, mask)
+            mask = self._mask(weight, pattern, use.reduction)
+            kept = kept_magnitude(weight, mask)
+            if not math.isfinite(kept):
+                query.require_finite(use)
+            return Outcome(tensor=tensors.derived(tensor, Mask.of(mask)), kept=kept)
+        query.require_finite(use)
+        sparse = self._adapted(use, weight, pattern, evidence)
+        return Outcome(
+            tensor=tensors.replaced(tensor, sparse),
+            kept=kept_by(weight, sparse, pattern, axis=use.reduction),
+            error=_output_error(use, weight, sparse, evidence, self.score.needs),
+        )
+
+    def _mask(self, weight: Array, pattern: NM, axis: int) -> Array:
+        """Where nothing is known but the weight."""
+        score = self.score if self.score.needs is Evidence.NOTHING else Magnitude()
+        if score.alone:
+            return mask_by(score.importance, weight, pattern, axis=axis)
+        return mask_of(score.importance(weight), pattern, axis=axis)
+
+    def _adapted(
+        self, use: query.WeightUse, weight: Array, pattern: NM, evidence: Matrices
+    ) -> Array:
+        """What the score makes of a weight of which something is known."""
         parts = zip(weight_matrices(use, weight), evidence, strict=True)
         sparse = np.stack([self.score.prune(part, pattern, seen) for part, seen in parts])
         return weight_from(use, sparse + 0.0, weight.shape)
 
 
+def _row(use: query.WeightUse, outcome: Outcome) -> dict[str, Cell]:
+    """A layer in the report."""
+    return {
+        "layer": use.node.name,
+        "weight": use.value.name,
+        "operator": use.node.op_type,
+        "shape": "x".join(map(str, use.shape)),
+        "axis": use.reduction,
+        "parameters": math.prod(use.shape),
+        "kept_magnitude": outcome.kept,
+        "output_error": outcome.error,
+    }
+
+
 def _output_error(
     use: query.WeightUse,
     weight: Array,
-    chosen: Array,
+    sparse: Array,
     evidence: Matrices | None,
     kind: Evidence,
 ) -> float | None:
     """Relative error of the layer's output on the samples, where its inputs were seen."""
     if evidence is None or kind is not Evidence.INPUTS:
         return None
-    dense, sparse = weight_matrices(use, weight), weight_matrices(use, chosen)
-    parts = zip(dense, sparse, evidence, strict=True)
+    sides = weight_matrices(use, weight), weight_matrices(use, sparse)
+    parts = zip(*sides, evidence, strict=True)
     return float(np.mean([relative_output_error(*part) for part in parts]))
 
 

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from gpusq_compiler.errors import OptionError, PreconditionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
-CACHED = 1 << 16
+CACHED = 1 << 18
 """Values that are worked on together, so that they stay in a processor's cache."""
 _REMEDY = "Write N:M with 0 < N < M, as 2:4, or pairs of values, as 4:8-pairs"
 
@@ -108,16 +108,22 @@ def mask_of(
     return mask.reshape(scores.shape)
 
 
-def _ranks(columns: npt.NDArray[Any]) -> list[npt.NDArray[np.uint16]]:
+def _ranks(columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     """How many of its group are better than each value; the group is axis 0."""
     last = len(columns) - 1
-    better = [np.full(columns.shape[1:], last - i, np.uint16) for i in range(last + 1)]
+    count = _count_type(last)
+    better = [np.full(columns.shape[1:], last - i, count) for i in range(last + 1)]
     for late in range(last + 1):
         for early in range(late):
-            early_wins = columns[early] >= columns[late]
+            early_wins = (columns[early] >= columns[late]).view(np.uint8)
             better[late] += early_wins
             better[early] -= early_wins
     return better
+
+
+def _count_type(most: int) -> type[np.unsignedinteger[Any]]:
+    """Counts are bytes where they can be: bytes are added to truth values as they lie."""
+    return np.uint8 if most < 1 << 8 else np.uint16
 
 
 def parts(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice]:
@@ -135,40 +141,10 @@ def parts(shape: tuple[int, ...], multiple: int = 1) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, shape[0], step))
 
 
-def _own_parts(weight: npt.NDArray[Any], pattern: NM, axis: int) -> Iterator[slice]:
+def whole_parts(weight: npt.NDArray[Any], pattern: NM, axis: int) -> Iterator[slice]:
     """Parts of a weight that divide none of its groups."""
     _grouped(weight, pattern, axis)  # refuses an axis that does not divide
     return parts(weight.shape, pattern.span if axis % weight.ndim == 0 else 1)
-
-
-def sparsified(
-    weight: npt.NDArray[Any],
-    importance: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-    pattern: NM = TWO_OF_FOUR,
-    *,
-    axis: int,
-) -> npt.NDArray[Any]:
-    """The weight with only its most important values.
-
-    Args:
-        weight: Of any rank.
-        importance: Of a part of it, from its values alone.
-        pattern: How many of how many stay.
-        axis: The reduction axis.
-    """
-    sparse = np.empty(weight.shape, weight.dtype)
-    for part in _own_parts(weight, pattern, axis):
-        mask = mask_of(importance(weight[part]), pattern, axis=axis)
-        sparse[part] = masked(weight[part], mask)
-    return sparse
-
-
-def masked(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """A copy of the weight with zeros, none of them negative, where the mask is False."""
-    bits = np.dtype(f"u{weight.itemsize}")  # several times faster than numpy's where
-    plain = np.ascontiguousarray(weight)
-    kept: npt.NDArray[Any] = plain.view(bits) * mask.astype(bits)
-    return kept.view(weight.dtype)
 
 
 def mask_from_zeros(
@@ -207,7 +183,7 @@ def _violations(
     """The same, part by part."""
     single = NM(pattern.n, pattern.m)
     done = 0
-    for part in _own_parts(weight, pattern, axis):
+    for part in whole_parts(weight, pattern, axis):
         alive = weight[part] != 0
         if pattern.unit > 1:
             alive = _units(alive, pattern, axis).any(axis=axis % weight.ndim + 1)
@@ -216,11 +192,11 @@ def _violations(
         done += counts.size
 
 
-def _alive(alive: npt.NDArray[np.bool_], pattern: NM, axis: int) -> npt.NDArray[np.uint16]:
+def _alive(alive: npt.NDArray[np.bool_], pattern: NM, axis: int) -> npt.NDArray[Any]:
     """How many are True in every group."""
-    groups, inner = _grouped(alive, pattern, axis)
+    groups, inner = _grouped(alive.view(np.uint8), pattern, axis)
     columns = np.moveaxis(groups, inner, 0)
-    counts: npt.NDArray[np.uint16] = columns[0].astype(np.uint16)
+    counts: npt.NDArray[Any] = columns[0].astype(_count_type(pattern.m))
     for column in columns[1:]:
         counts += column
     return counts
@@ -247,40 +223,6 @@ def describe(
     place = [str(i) for i in index]
     place[inner - 1] = f"{start}:{start + pattern.span}"
     return f"[{', '.join(place)}] = {', '.join(f'{value:.6g}' for value in values)}"
-
-
-def kept_magnitude(weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
-    """Fraction of the sum of magnitudes that the mask keeps; 1 for a weight of zeros."""
-    return _share(_sums(weight[part], mask[part]) for part in parts(weight.shape))
-
-
-def kept_by(
-    weight: npt.NDArray[Any],
-    sparse: npt.NDArray[Any],
-    pattern: NM = TWO_OF_FOUR,
-    *,
-    axis: int,
-) -> float:
-    """Fraction of a weight's magnitude at the places that a sparse one keeps of it."""
-    return _share(
-        _sums(weight[part], mask_from_zeros(sparse[part], pattern, axis=axis))
-        for part in _own_parts(sparse, pattern, axis)
-    )
-
-
-def _sums(
-    weight: npt.NDArray[Any], mask: npt.NDArray[np.bool_]
-) -> tuple[np.float64, np.float64]:
-    """Of the magnitudes under a mask, and of all."""
-    magnitude = np.abs(weight.astype(np.float64))
-    total = magnitude.sum()
-    magnitude *= mask
-    return magnitude.sum(), total
-
-
-def _share(sums: Iterable[tuple[np.float64, np.float64]]) -> float:
-    kept, total = np.sum([(0.0, 0.0), *sums], axis=0)
-    return float(kept / total) if total else 1.0
 
 
 def _grouped(values: npt.NDArray[Any], pattern: NM, axis: int) -> tuple[npt.NDArray[Any], int]:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from gpusq_compiler.components import Component
 from gpusq_compiler.errors import OptionError, PreconditionError
-from gpusq_compiler.sparsity.nm import NM, mask_of, masked
+from gpusq_compiler.sparsity.masking import masked
+from gpusq_compiler.sparsity.nm import NM, mask_of
 from gpusq_compiler.sparsity.sparsegpt import by_mean, check_moments, inverse_factor, sparsegpt
 
 Values = npt.NDArray[Any]

@@ -9,12 +9,10 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
 
-from gpusq_compiler.ir import claims, edit, io
-from tests import shell, tiny
+from gpusq_compiler.ir import claims, edit
+from tests import tiny
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gpusq_compiler.runtime.samples import Array
 
 
@@ -124,19 +122,3 @@ def test_shapes_are_inferred_quietly(caplog: pytest.LogCaptureFixture) -> None:
     shapes = {v.name: str(v.shape) for n in model.graph for v in n.outputs}
     assert shapes == {"a": "[N,32]", "h": "None", "z": "None", "y": "[N,10]"}
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
-
-
-def test_files_behind_tensors_are_closed_and_opened_again(tmp_path: Path) -> None:
-    shell.mlp(tmp_path / "model.onnx", external=True)
-    model = io.load(tmp_path / "model.onnx")
-    tensor = model.graph.initializers["first"].const_value
-    assert isinstance(tensor, ir.ExternalTensor)
-    values = tensor.numpy().copy()
-    edit.let_go(tensor)
-    assert tensor.raw is None
-    np.testing.assert_array_equal(tensor.numpy(), values)
-    held = tensor.numpy()
-    edit.let_go(tensor)
-    np.testing.assert_array_equal(held, values)
-    edit.let_go(None)
-    edit.let_go(ir.tensor(values))

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpusq_compiler.errors import OptionError, PreconditionError
+from gpusq_compiler.sparsity.masking import kept_magnitude
 from gpusq_compiler.sparsity.nm import (
     NM,
     describe,
     has_pattern,
-    kept_magnitude,
     mask_from_zeros,
     mask_of,
     violations,

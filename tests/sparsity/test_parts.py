@@ -11,17 +11,8 @@ import pytest
 
 from gpusq_compiler.errors import PreconditionError
 from gpusq_compiler.sparsity import nm
-from gpusq_compiler.sparsity.nm import (
-    NM,
-    kept_by,
-    kept_magnitude,
-    mask_from_zeros,
-    mask_of,
-    masked,
-    parts,
-    sparsified,
-    violations,
-)
+from gpusq_compiler.sparsity.masking import Mask, kept_by, kept_magnitude, mask_by, masked
+from gpusq_compiler.sparsity.nm import NM, mask_from_zeros, mask_of, parts, violations
 from gpusq_compiler.sparsity.scores import Magnitude
 
 PATTERNS = (NM(2, 4), NM(1, 4), NM(4, 8), NM(2, 4, unit=2))
@@ -48,7 +39,7 @@ def test_parts_do_not_show(
     found = []
     for cached in (1 << 20, 70, 1):
         monkeypatch.setattr(nm, "CACHED", cached)
-        sparse = sparsified(weight, Magnitude().importance, pattern, axis=axis)
+        sparse = masked(weight, mask_by(Magnitude().importance, weight, pattern, axis=axis))
         found.append(
             (
                 sparse.tobytes(),
@@ -57,7 +48,7 @@ def test_parts_do_not_show(
                 violations(sparse, pattern, axis=axis).tolist(),
             )
         )
-        # Sums in double precision of multiples of 0.5 are exact, in whatever order.
+        # Sums of few multiples of 0.5 are exact, in whatever order.
         mask = mask_from_zeros(sparse, pattern, axis=axis)
         assert kept_by(weight, sparse, pattern, axis=axis) == kept_magnitude(weight, mask)
         assert not nm.obeys(weight, pattern, axis=axis)
@@ -69,12 +60,28 @@ def test_parts_do_not_show(
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
-def test_sparsified_is_the_mask_on_the_weight(dtype: Any) -> None:
+def test_masks_are_kept_as_bits_and_leave_the_weight_what_they_are_of(dtype: Any) -> None:
     weight = weight_of((48, 20), dtype)
-    sparse = sparsified(weight, Magnitude().importance, axis=0)
-    mask = mask_of(np.abs(weight.astype(np.float32)), axis=0)
-    assert sparse.dtype == weight.dtype
-    np.testing.assert_array_equal(sparse, np.where(mask, weight, dtype(0)))
+    mask = mask_by(Magnitude().importance, weight, axis=0)
+    np.testing.assert_array_equal(mask, mask_of(np.abs(weight.astype(np.float32)), axis=0))
+    kept = Mask.of(mask)
+    assert kept.bits.nbytes == weight.size // 8
+    for sparse in (masked(weight, mask), kept(weight)):
+        assert sparse.dtype == weight.dtype
+        np.testing.assert_array_equal(sparse, np.where(mask, weight, dtype(0)))
+
+
+def test_a_mask_of_no_whole_number_of_bytes_is_kept() -> None:
+    mask = np.array([[True, False, True], [False, True, True]])
+    weight = weight_of((2, 3)) + 9
+    np.testing.assert_array_equal(Mask.of(mask)(weight), np.where(mask, weight, 0))
+
+
+def test_shares_of_values_that_float32_cannot_add() -> None:
+    weight = np.full((4, 4), 3e38, np.float32)
+    assert kept_magnitude(weight, mask_of(weight, axis=0)) == pytest.approx(0.5)
+    weight[0, 0] = np.inf
+    assert np.isnan(kept_magnitude(weight, mask_of(weight, axis=0)))
 
 
 def test_what_is_dropped_is_plus_zero_whatever_it_was() -> None:
@@ -127,6 +134,6 @@ def test_parts_cover_and_begin_at_multiples(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_axis_that_does_not_divide_is_refused() -> None:
     with pytest.raises(PreconditionError, match="multiple of 4"):
-        sparsified(np.ones((6, 4), np.float32), Magnitude().importance, axis=0)
+        mask_by(Magnitude().importance, np.ones((6, 4), np.float32), axis=0)
     with pytest.raises(PreconditionError, match="multiple of 4"):
         kept_by(np.ones((6, 4)), np.ones((6, 4)), axis=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from gpusq_compiler.ir import claims, edit, query
+from gpusq_compiler.ir import claims, edit, query, tensors
 from gpusq_compiler.ir.packed.chain import AUTHOR, CHAIN, INPUTS, ZEROS, attributes
 from gpusq_compiler.ir.packed.form import Packed, damaged
 
@@ -65,7 +65,7 @@ def _restore(graph: ir.Graph, values: Sequence[ir.Value]) -> None:
         twin = edit.initializer(value.name or "", packed.codes())
         twin.doc_string = value.doc_string
         twin.metadata_props.update(value.metadata_props)
-        edit.carry_notes(kept.const_value, twin.const_value)
+        tensors.carry_notes(kept.const_value, twin.const_value)
         value.replace_all_uses_with(twin, replace_graph_outputs=True)
         places[kept.name or ""] = [twin]
         chains += nodes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from gpusq_compiler.ir import claims, edit
+from gpusq_compiler.ir import claims, edit, tensors
 from gpusq_compiler.ir.packed.chain import AUTHOR, CHAIN, ZEROS, attributes
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def store(graph: ir.Graph, weights: Mapping[ir.Value, Packed], names: edit.Names
     edit.exchange(graph, {value.name or "": pair for value, pair in parts.items()})
     first, writer = graph[0], _Writer(graph, names)
     for value, packed in weights.items():
-        edit.carry_notes(value.const_value, parts[value][0].const_value)
+        tensors.carry_notes(value.const_value, parts[value][0].const_value)
         value.const_value = None
         writer.chain(value, packed, *parts[value])
     graph.insert_before(first, writer.nodes)
