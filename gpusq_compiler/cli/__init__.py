@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INTERRUPTED, BUG, CANNOT_WRITE = 130, 3, 6
+YOUNG = 50_000
+"""Objects after which garbage is looked for: those of a graph live as long as the run."""
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
@@ -92,6 +95,7 @@ def _run(name: str, command: click.Command, arguments: Sequence[str] | None) -> 
         # Not command.main(), which prints an empty line of its own when interrupted.
         words = [word for word in given if word != "--traceback"]
         import_lazily()
+        gc.set_threshold(YOUNG)
         with command.make_context(name, list(words), obj=words) as ctx:
             command.invoke(ctx)
     except BaseException as error:
