@@ -152,12 +152,13 @@ def run(plan: Plan, request: Request) -> CompileReport:
         passes = plan.pipeline.passes
         samples, measured = request.has_samples(passes), request.measures(passes)
         ctx = context.context_of(plan, model, request, workdir, samples=samples)
+        dense = model.clone()
         evaluator = (
-            context.evaluator_of(model, request, ctx, plan.images) if measured else None
+            context.evaluator_of(dense, request, ctx, plan.images) if measured else None
         )
         for line in _described(plan, request, model, ctx):
             request.events.note(line)
-        watch = Watch(model.clone(), ctx, evaluator, measure=measured)
+        watch = Watch(dense, ctx, evaluator, measure=measured)
         steps = plan.pipeline.run(model, ctx, on_step=each(watch, twins))
         latencies = watch.latencies(model)
         recipe = recipes.recipe_text([step.ran for step in steps], plan.seed, plan.images)

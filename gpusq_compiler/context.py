@@ -139,23 +139,24 @@ def _samples(
 
 
 def evaluator_of(
-    model: ir.Model, request: Request, ctx: Context, images: Images | None = None
+    dense: ir.Model, request: Request, ctx: Context, images: Images | None = None
 ) -> Evaluator | None:
     """The metric on ``--eval-data``, else on the held-out tenth; None without either.
 
-    Likeness to the dense model, which every sample tells, is measured on some of the tenth.
+    Likeness to the dense model, which is kept and every sample tells, is measured on some of
+    the tenth.
     """
     if request.eval_data is not None:
-        given = open_data(request.eval_data, model, ctx.workdir, request.metric, images=images)
+        given = open_data(request.eval_data, dense, ctx.workdir, request.metric, images=images)
         samples: Samples | None = padding.unpadded(
-            given, model, threads=ctx.threads, device=ctx.device
+            given, dense, threads=ctx.threads, device=ctx.device
         )
     else:
         samples = ctx.held_out
     if samples is None:
         return None
     evaluator = Evaluator.of(
-        request.metric, samples, model.clone(), threads=ctx.threads, device=ctx.device
+        request.metric, samples, dense, threads=ctx.threads, device=ctx.device
     )
     if request.eval_data is not None or evaluator.measures_accuracy:
         return evaluator

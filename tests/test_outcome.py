@@ -97,6 +97,27 @@ def test_report_is_complete(compiled: Path) -> None:
         }
 
 
+def test_no_score_behind_a_pass_that_keeps_the_function(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 17]>
+        g (float[batch, 8] x) => (float[batch, 8] y) { z = Identity(x) y = MatMul(z, w) }
+    """)
+    weight = np.random.default_rng(0).standard_normal((8, 8), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "model.onnx")
+    report = compile_model(
+        tmp_path / "model.onnx",
+        passes="prune",
+        data={"x": np.random.default_rng(1).standard_normal((40, 8), np.float32)},
+        out=tmp_path / "out.onnx",
+        workdir=tmp_path / "work",
+    )
+    changing = [step.ran.name for step in report.steps if step.changes]
+    assert changing == ["canonicalize", "prune"]
+    assert report.quality is not None
+    assert list(report.quality.after) == ["dense", "prune"]
+
+
 def test_recipe_of_the_report_repeats_the_run(
     compiled: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

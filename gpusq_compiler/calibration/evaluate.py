@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 METRICS = ("accuracy", "topk", "psnr", "cosine")
+LIKENESS = frozenset({"psnr", "cosine"})
+"""Metrics that compare outputs with the reference's, where there are no targets."""
 TOP = 5
 
 
@@ -124,15 +126,15 @@ class Evaluator:
             DataError: Labels do not fit the outputs, or the user's function fails.
             ModelError: The model cannot be run, or its outputs are not the reference's.
         """
+        if self._function is None and self.name in LIKENESS and not self._scores_targets:
+            return self._likeness(model)
         session = self._session(model)
         if self._function is not None:
             return self._user_score(session, *self._function)
         runs = session.over(with_padding(self.samples), self.batch_size)
         if self.name in {"accuracy", "topk"}:
             return _hit_rate(runs, TOP if self.name == "topk" else 1)
-        if self.name == "psnr" and self._scores_targets:
-            return _target_psnr(runs)
-        return self._likeness(session)
+        return _target_psnr(runs)
 
     @property
     def _scores_targets(self) -> bool:
@@ -146,11 +148,10 @@ class Evaluator:
         """The reference, which is asked for the same samples again and again."""
         return Remembering(self.reference, threads=self.threads, device=self.device)
 
-    def _likeness(self, session: Session) -> float:
+    def _likeness(self, model: ir.Model) -> float:
         """The worst output's likeness to the reference's; padding of texts does not count."""
-        samples = by_length(self.samples)
         sums: dict[str, Difference] = {}
-        for _, wanted, found in paired(self._wanted, session, samples, self.batch_size):
+        for wanted, found in self._pairs(model):
             for name, b in wanted.items():
                 if b.dtype.kind in "fV":
                     known = np.isfinite(b.astype(np.float32))
@@ -162,6 +163,15 @@ class Evaluator:
                 remedy="Use --metric module.py:function",
             )
         return min(d.psnr if self.name == "psnr" else d.cosine for d in sums.values())
+
+    def _pairs(self, model: ir.Model) -> Iterator[tuple[Feeds, Feeds]]:
+        """Outputs of the reference and the model; the reference itself runs once."""
+        samples = by_length(self.samples)
+        if model is self.reference:
+            yield from ((out, out) for _, out in self._wanted.over(samples, self.batch_size))
+            return
+        both = paired(self._wanted, self._session(model), samples, self.batch_size)
+        yield from ((wanted, found) for _, wanted, found in both)
 
     def _user_score(
         self, session: Session, file: Path, function: Callable[..., object]

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
+from gpusq_compiler.calibration import evaluate
 from gpusq_compiler.calibration.batches import from_arrays
 from gpusq_compiler.calibration.evaluate import Evaluator
 from gpusq_compiler.calibration.synthetic import synthesize
 from gpusq_compiler.errors import DataError, FileError, GpusqError, OptionError
-from gpusq_compiler.runtime.session import input_specs
+from gpusq_compiler.runtime.session import Session, input_specs
 
 if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Samples
@@ -193,6 +194,24 @@ def test_the_worst_output_speaks_for_the_model() -> None:
     score = Evaluator.of("cosine", samples(None), dense, threads=1)
     assert score(dense) == pytest.approx(1)
     assert score(other) == pytest.approx(-1)
+
+
+def test_the_reference_is_itself_and_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ir.Model] = []
+
+    def counted(model: ir.Model, **options: Any) -> Any:
+        made.append(model)
+        return Session(model, **options)
+
+    monkeypatch.setattr(evaluate, "Session", counted)
+    dense = linear()
+    cosine = Evaluator.of("cosine", samples(None), dense, batch_size=10, threads=1)
+    assert cosine(dense) == pytest.approx(1)
+    assert made == []
+    assert cosine(linear()) == pytest.approx(1)
+    assert len(made) == 1
+    psnr = Evaluator.of("psnr", samples(None), dense, batch_size=10, threads=1)
+    assert psnr(dense) == float("inf")
 
 
 def test_a_model_without_float_outputs_has_no_cosine() -> None:
