@@ -50,13 +50,14 @@ class DataSummary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quality:
-    """One metric of the dense model and after every pass that changed something.
+    """One metric of the dense model, and after the passes that may have moved it.
 
     Attributes:
         metric: Its name.
         measured_on: ``eval-data``, ``held-out`` or ``synthesised inputs``.
         verified: False where the inputs are synthesised: then the figures prove nothing.
-        after: Values by pass, ``dense`` first, in the order of the run.
+        after: Values by pass, ``dense`` first, in the order of the run: from the first lossy
+            pass on, of each that changed something.
     """
 
     metric: str
