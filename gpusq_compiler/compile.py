@@ -145,6 +145,7 @@ def compile_model(
 def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
     started = time.monotonic()
+    io.hash_ahead(request.source)
     model = _checked_model(plan, request)
     twins = _twins(plan, request, model)
     request.require_outputs(model, () if twins is None else twins.names)
@@ -165,7 +166,9 @@ def run(plan: Plan, request: Request) -> CompileReport:
         _stamp(model, recipe, request, ctx)
         with _beside(twins, watch, ctx, request) as summaries:
             written = io.save(model, request.output)
+            io.hash_ahead(written.path)
             opened = unpack(model) if facts.is_packed(model) else model
+            compared = _layers(watch, opened, ctx)
             report = CompileReport(
                 source=file_summary(request.source, io.source_size(model)),
                 output=file_summary(written.path, written.size),
@@ -178,7 +181,7 @@ def run(plan: Plan, request: Request) -> CompileReport:
                 versions=versions(),
                 twins=summaries,
                 facts=_facts(model, opened),
-                layers=_layers(watch, opened, ctx),
+                layers=compared,
                 lint=_lint(model, steps, request),
                 manifest=manifest(request, seed=plan.seed, seconds=time.monotonic() - started),
             )

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -29,6 +30,7 @@ ALIGNMENT = 4096
 LARGE = 1024
 SOURCES = "gpusq.sources"
 PACKED = "gpusq.packed"
+_HASHING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -365,7 +367,18 @@ def packed_weights(model: ir.Model) -> tuple[str, ...]:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes; one that was not written since is not read again."""
     state = path.stat()
-    return _hash_of(path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns)
+    with _HASHING:
+        return _hash_of(path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+def hash_ahead(path: Path) -> None:
+    """Have a file hashed beside other work; `file_hash` waits for it then."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError):  # whoever asks for the hash hears of it
+            file_hash(path)
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 @functools.lru_cache(maxsize=64)

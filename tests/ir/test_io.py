@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -473,3 +474,16 @@ def test_large_weights_are_not_read_once_more(
     (skeleton,) = checked[1:]
     assert isinstance(skeleton, onnx.ModelProto)
     assert not skeleton.graph.initializer
+
+
+def test_a_hash_taken_ahead_is_the_same_and_a_missing_file_is_nobody_s_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"bytes")
+    for path in (file, tmp_path / "missing"):
+        io.hash_ahead(path)
+    assert io.file_hash(file) == hashlib.sha256(b"bytes").hexdigest()
+    with pytest.raises(FileNotFoundError):
+        io.file_hash(tmp_path / "missing")
+    assert capfd.readouterr().err == ""
