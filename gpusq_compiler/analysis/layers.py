@@ -17,8 +17,7 @@ from gpusq_compiler.runtime.compare import compare
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.metrics import decibel, energies
 from gpusq_compiler.runtime.session import Session
-from gpusq_compiler.sparsity.masking import kept_by
-from gpusq_compiler.sparsity.nm import NM
+from gpusq_compiler.sparsity.masking import kept_magnitude
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +46,7 @@ class Layer:
         pattern: ``2:4`` where the weight holds one.
         axis: The axis of the pattern.
         zeros: Share of zeros in the weight.
-        kept_magnitude: Share of the dense weight's magnitude at the places that were kept.
+        kept_magnitude: Share of the dense weight's magnitude at the places that are not zero.
         scale_min: Smallest scale of the weight.
         scale_median: Half of the scales are larger.
         scale_max: Largest scale.
@@ -202,21 +201,21 @@ def _compared(
         return layer
     dense, found = tensors.values(reference), tensors.values(tensor)
     error, energy = energies(found, dense)
+    alive = found != 0
     layer = dataclasses.replace(
         layer,
-        zeros=1 - int(np.count_nonzero(found)) / max(found.size, 1),
+        zeros=1 - int(np.count_nonzero(alive)) / max(found.size, 1),
         weight_error=math.sqrt(error / (energy or 1.0)),
         weight_sqnr=decibel(energy, error),
     )
     claim = claims.sparsity_of(use.value)
     if claim is None:
         return layer
-    pattern = NM.parse(claim.pattern)
     return dataclasses.replace(
         layer,
         pattern=claim.pattern,
         axis=use.reduction,
-        kept_magnitude=kept_by(dense, found, pattern, axis=use.reduction),
+        kept_magnitude=kept_magnitude(dense, alive),
     )
 
 

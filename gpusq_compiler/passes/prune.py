@@ -26,7 +26,7 @@ from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.sharing import separate
 from gpusq_compiler.passes.untouched import untouched
 from gpusq_compiler.runtime.session import refusal
-from gpusq_compiler.sparsity.masking import Mask, kept_by, kept_magnitude, mask_by
+from gpusq_compiler.sparsity.masking import Mask, kept_magnitude, mask_by
 from gpusq_compiler.sparsity.nm import NM, mask_of, obeys
 from gpusq_compiler.sparsity.scores import (
     Auto,
@@ -174,7 +174,7 @@ class Prune(Pass):
         sparse = self._adapted(use, weight, pattern, evidence)
         return Outcome(
             tensor=tensors.replaced(tensor, sparse),
-            kept=kept_by(weight, sparse, pattern, axis=use.reduction),
+            kept=kept_magnitude(weight, sparse != 0),
             error=_output_error(use, weight, sparse, evidence, self.score.needs),
         )
 

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpusq_compiler.sparsity.nm import (
-    NM,
-    TWO_OF_FOUR,
-    mask_from_zeros,
-    mask_of,
-    parts,
-    whole_parts,
-)
+from gpusq_compiler.sparsity.nm import NM, TWO_OF_FOUR, mask_of, parts, whole_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -86,14 +79,6 @@ def kept_magnitude(weight: Values, mask: Truths) -> float:
     Not a number where the weight holds what is none, or infinity.
     """
     return _share(_sums(weight[part], mask[part]) for part in parts(weight.shape))
-
-
-def kept_by(weight: Values, sparse: Values, pattern: NM = TWO_OF_FOUR, *, axis: int) -> float:
-    """Fraction of a weight's magnitude at the places that a sparse one keeps of it."""
-    return _share(
-        _sums(weight[part], mask_from_zeros(sparse[part], pattern, axis=axis))
-        for part in whole_parts(sparse, pattern, axis)
-    )
 
 
 def _sums(weight: Values, mask: Truths) -> tuple[float, float]:
