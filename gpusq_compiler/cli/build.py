@@ -57,6 +57,7 @@ def build_command(model: Path, **given: Any) -> None:
             where="gpusq build",
             remedy="Give one of --predict, --check, --on-device, --log; --layers needs --log",
         )
+    _require_sense(given)
     handlers = {
         "predict": _predict,
         "check": _check,
@@ -132,6 +133,14 @@ def _check(model: Path, given: Mapping[str, Any]) -> None:
         print_table(HEADINGS, found.rows())
         click.echo(found.summary())
     found.require_integers(model)
+
+
+def _require_sense(given: Mapping[str, Any]) -> None:
+    """Refuse values that mean nothing, also in a mode that has no use for them."""
+    from gpusq_compiler.trt.legality.rules import Version
+
+    _options(given)
+    Version.parse(given["tensorrt"])
 
 
 def _engine(model: Path, given: Mapping[str, Any]) -> Path:
