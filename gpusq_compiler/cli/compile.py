@@ -59,8 +59,13 @@ def compile_command(**given: Any) -> None:
     """Compress MODEL with the passes of a list or recipe."""
     from gpusq_compiler import compile as compiler
     from gpusq_compiler.cli.plan import show
+    from gpusq_compiler.errors import OptionError
     from gpusq_compiler.progress import watching
 
+    if given["quiet"] and given["verbose"]:
+        raise OptionError(
+            "they ask for opposite things", where="-q and -v", remedy="Give one of them"
+        )
     set_up_logs(verbose=given["verbose"], log_format=given["log_format"])
     with watching(quiet=given["quiet"], log_format=given["log_format"]) as events:
         plan, request = asked(given, events)

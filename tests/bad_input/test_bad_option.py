@@ -92,6 +92,7 @@ CASES = [
         USAGE,
         ("--twins", "'quantize'"),
     ),
+    Case("quiet and verbose", f"{ONE_SHOT} -q -v", USAGE, ("-q and -v", "one of them")),
     Case("unknown device", f"{QAT} --device tpu", USAGE, ("--device", "tpu", "cuda")),
     Case("unknown option", f"{QAT} --stepps 3", USAGE, ("--stepps", "--steps")),
     Case("no model at all", "--passes prune", USAGE, ("MODEL",)),
