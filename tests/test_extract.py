@@ -181,6 +181,20 @@ def test_extract_to_a_file_of_choice(folder: Path, capfd: pytest.CaptureFixture[
     assert (folder / "parts" / "head.onnx").is_file()
 
 
+def test_names_that_hold_commas(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(folder / "model.onnx")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [{"a": "a, b", "c": "c,d"}.get(name, name) for name in names]
+    onnx.save(model, folder / "commas.onnx")
+    given = ("--inputs", "a, b", "--outputs", "c,d", "--outputs", "b, d")
+    outcome = call(capfd, "commas.onnx", *given)
+    assert outcome.code == 0, outcome.err
+    part = onnx.load(folder / "commas.extract.onnx")
+    assert [value.name for value in part.graph.input] == ["a, b"]
+    assert [value.name for value in part.graph.output] == ["c,d", "b", "d"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [

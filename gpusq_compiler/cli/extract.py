@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Sequence
 
 
 @click.command("extract")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--inputs", required=True, metavar="A,B", help="Tensors that become its inputs")
-@click.option("--outputs", required=True, metavar="C", help="Tensors that become its outputs")
+@click.option("--inputs", multiple=True, required=True, metavar="A,B",
+              help="Tensors that become its inputs; a name with commas alone")  # fmt: skip
+@click.option("--outputs", multiple=True, required=True, metavar="C",
+              help="Tensors that become its outputs; likewise")  # fmt: skip
 @click.option(
     "-o",
     "--out",
@@ -18,15 +24,19 @@ import click
     metavar="OUT.onnx",
     help="Default ./<stem>.extract.onnx",
 )
-def extract_command(model: Path, inputs: str, outputs: str, out: Path | None) -> None:
+def extract_command(
+    model: Path, inputs: Sequence[str], outputs: Sequence[str], out: Path | None
+) -> None:
     """Cut out of MODEL what computes some of its tensors from others."""
     from gpusq_compiler.ir import io
-    from gpusq_compiler.passes.extract import extract
+    from gpusq_compiler.passes.extract import extract, tensors_of
 
     loaded = io.load(model)
-    extract(loaded, inputs=_names(inputs), outputs=_names(outputs))
+    known = tensors_of(loaded)
+    extract(loaded, inputs=list(_names(inputs, known)), outputs=list(_names(outputs, known)))
     click.echo(io.save(loaded, out or Path(f"{model.stem}.extract.onnx")).path)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _names(texts: Sequence[str], known: Container[str]) -> Iterator[str]:
+    for text in texts:
+        yield from [text] if text in known else (name.strip() for name in text.split(","))

@@ -43,10 +43,16 @@ def extract(model: ir.Model, *, inputs: Sequence[str], outputs: Sequence[str]) -
     io.check(model, author=AUTHOR)
 
 
-def _computed(model: ir.Model, name: str, option: str) -> ir.Value:
-    weights = model.graph.initializers
+def tensors_of(model: ir.Model) -> dict[str, ir.Value]:
+    """Inputs of the main graph and what its nodes compute, by name."""
     known = {value.name or "": value for value in model.graph.inputs}
     known.update((value.name or "", value) for node in model.graph for value in node.outputs)
+    return known
+
+
+def _computed(model: ir.Model, name: str, option: str) -> ir.Value:
+    weights = model.graph.initializers
+    known = tensors_of(model)
     if name in weights:
         raise OptionError(
             f"'{name}' is a weight",
