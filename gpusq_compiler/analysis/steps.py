@@ -71,13 +71,13 @@ def steps_of(passes: Sequence[Pass], canonical: ir.Model, ctx: Context) -> tuple
 def step_of(asked: Pass, canonical: ir.Model, ctx: Context, cost: int) -> Step:
     """One pass; ``cost`` are the multiply-adds of a sample."""
     step = asked.resolve(canonical, dataclasses.replace(ctx, budget=None))
-    values = options.dump(step)
     if not asked.trains:
-        return Step(name=step.name, options=values)
+        return Step(name=step.name, options=options.dump(step))
     from gpusq_compiler.passes.training import TrainingPass
 
     assert isinstance(asked, TrainingPass)
     assert isinstance(step, TrainingPass)
+    values = options.dump(step.as_used(ctx))
     if ctx.budget is not None and asked.steps is None:
         del values["steps"]
         if asked.evaluate_every is None:

@@ -17,6 +17,7 @@ from gpusq_compiler.ir import claims, edit, outputs, query
 from gpusq_compiler.passes import stages, trained
 from gpusq_compiler.passes.base import Pass, PassResult
 from gpusq_compiler.passes.options import near
+from gpusq_compiler.runtime.samples import has_class_ids
 from gpusq_compiler.sparsity.nm import NM, mask_from_zeros
 from gpusq_compiler.train.budget import (
     LOOKS,
@@ -113,6 +114,24 @@ class TrainingPass(Pass, abc.ABC):
         if share is None:
             share = WITH_LOGITS if _has_logits(model) else WITHOUT_LOGITS
         return dataclasses.replace(chosen, evaluate_every=every, blockwise=share)
+
+    def as_used(self, ctx: Context) -> TrainingPass:
+        """With the losses that the samples allow: some need a class id for each.
+
+        Raises:
+            OptionError: No loss is left.
+        """
+        if has_class_ids(self._data(ctx)):
+            return self
+        allowed = tuple(term for term in self.losses if not term.needs_labels)
+        if not allowed:
+            raise OptionError(
+                f"{', '.join(term.name for term in self.losses)} needs labels, and there are "
+                "none that are class ids",
+                where=f"{self.name}.losses",
+                remedy="Give such labels with --data, or name another loss",
+            )
+        return dataclasses.replace(self, losses=allowed)
 
     def _sized(self, model: ir.Model, ctx: Context) -> TrainingPass:
         """Steps and batch size for this model and these samples."""

@@ -49,6 +49,14 @@ def batches(samples: Samples, size: int) -> Iterator[Feeds]:
         yield samples.take(np.arange(start, min(start + size, samples.count)))
 
 
+def has_class_ids(samples: Samples) -> bool:
+    """Whether there is one class id per sample, the only kind of label that is trained on."""
+    if not samples.has_labels or samples.count == 0:
+        return False
+    labels = np.asarray(samples.take(np.arange(1))[LABELS])
+    return labels.size == 1 and labels.dtype.kind in "iu"
+
+
 def is_mask(name: str) -> bool:
     """Whether an input of integers is 1 where a text has a token and 0 where nothing is."""
     return any(word in name.lower() for word in MASKS)

@@ -10,7 +10,7 @@ import onnx
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.ir import outputs
-from gpusq_compiler.runtime.samples import LABELS, lengths_of, with_padding
+from gpusq_compiler.runtime.samples import has_class_ids, lengths_of, with_padding
 from gpusq_compiler.train.copy.trainable import training_copy
 from gpusq_compiler.train.gradients.attempts import Attempts
 from gpusq_compiler.train.gradients.gradient import with_inputs
@@ -26,7 +26,7 @@ from gpusq_compiler.train.targets import Batches, dry_runs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gpusq_compiler.runtime.samples import Array, Samples
+    from gpusq_compiler.runtime.samples import Array
     from gpusq_compiler.train.job import TrainJob
 
 
@@ -86,7 +86,7 @@ def _prepared(job: TrainJob, *, probe: bool) -> Prepared:
         embeddings=outputs.embeddings(job.student),
         parts=_common_parts(job),
         with_teacher=job.teacher is not None,
-        with_labels=_has_class_ids(job.data),
+        with_labels=has_class_ids(job.data),
         blockwise=job.blockwise,
     )
     batches = Batches(job, loss)
@@ -121,14 +121,6 @@ def _common_parts(job: TrainJob) -> dict[str, tuple[str, ...]]:
         for output, parts in outputs.joined(job.student).items()
         if theirs.get(output) == parts
     }
-
-
-def _has_class_ids(samples: Samples) -> bool:
-    """Whether there is one class id per sample, the only kind of label that is trained on."""
-    if not samples.has_labels or samples.count == 0:
-        return False
-    labels = np.asarray(samples.take(np.arange(1))[LABELS])
-    return labels.size == 1 and labels.dtype.kind in "iu"
 
 
 def starting_points(job: TrainJob) -> dict[str, Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -21,9 +21,12 @@ from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
+from gpusq_compiler.passes.training import MIXED
 from gpusq_compiler.sparsity.scores import Magnitude
 from gpusq_compiler.train.budget import seconds_per_step
+from gpusq_compiler.train.losses import HardLabel
 from tests import tiny
+from tests.train.nets import ArraySamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -249,6 +252,24 @@ def test_steps_and_minutes(planned: Planned) -> None:
     cost = 16 * 32 + 32 * 10
     assert qat.minutes == pytest.approx(2 * seconds_per_step(cost, 4))
     assert str(qat).endswith(f"about {qat.minutes:.1f} min")
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_losses_without_labels_for_them_are_not_listed(planned: Planned, labels: bool) -> None:
+    def losses(**options: Any) -> list[str]:
+        step = planned(tiny.mlp(), (Qat(**options),), data=data).passes[0]
+        return [term["use"] for term in cast("list[Any]", step.options["losses"])]
+
+    arrays = dict(tiny.samples(tiny.mlp(), 32).arrays)
+    if labels:
+        arrays["labels"] = np.arange(32) % 10
+    data = ArraySamples(arrays)
+    assert losses() == [term.name for term in MIXED[not labels :]]
+    if labels:
+        assert losses(losses=(HardLabel(),)) == ["hard-label"]
+        return
+    with pytest.raises(OptionError, match=r"qat\.losses: hard-label needs labels"):
+        losses(losses=(HardLabel(),))
 
 
 def test_a_budget_gives_the_minutes_and_leaves_the_steps_open(planned: Planned) -> None:
