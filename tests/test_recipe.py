@@ -112,7 +112,7 @@ PASSES: list[Pass] = [
     Quantize(observer=MinMax()),
     Qat(),
     Qat(
-        steps=0,
+        steps=1,
         batch_size=1,
         learning_rate=1e-9,
         losses=(SoftLogits(weight=0.5, temperature=3.0), HardLabel(), FeatureError()),

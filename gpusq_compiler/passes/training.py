@@ -69,13 +69,13 @@ class TrainingPass(Pass, abc.ABC):
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
-        for name, lowest in (("steps", 0), ("batch_size", 1), ("evaluate_every", 1)):
+        for name in ("steps", "batch_size", "evaluate_every"):
             value = getattr(self, name)
-            if value is not None and value < lowest:
+            if value is not None and value < 1:
                 raise OptionError(
                     f"{value} is too small",
                     where=f"{self.name}.{name}",
-                    remedy=f"Give at least {lowest}",
+                    remedy="Give at least 1, or leave the pass out",
                 )
         for name in self.rates:
             value = getattr(self, name)

@@ -42,6 +42,8 @@ CASES = [
         "--set of an unknown component", f"{SETTING} prune.score=hessean", USAGE, ("hessean",)
     ),
     Case("negative steps", f"{QAT} --steps -1", USAGE, ("qat.steps", "-1")),
+    Case("no steps", f"{QAT} --steps 0", USAGE, ("qat.steps", "0", "leave the pass out")),
+    Case("no steps in a setting", f"{SETTING} qat.steps=0", USAGE, ("qat.steps", "pass out")),
     Case("steps that are no number", f"{QAT} --steps ten", USAGE, ("--steps", "ten")),
     Case("batches of nothing", f"{QAT} --batch-size 0", USAGE, ("batch_size", "0")),
     Case("steps without training", f"{ONE_SHOT} --steps 3", USAGE, ("--steps", "qat")),
