@@ -31,7 +31,7 @@ class Magnitudes:
 
     Attributes:
         largest: The largest magnitude of every float32 tensor of the main graph that is
-            computed or fed, by name; infinite or NaN where a value was.
+            computed or fed, by name; infinite or NaN where a value was, 0 where none was.
         rows: The longest row that each Softmax of the main graph summed over, by node.
     """
 
@@ -72,8 +72,9 @@ def magnitudes(
         done += max((len(array) for array in feeds.values() if array.ndim), default=1)
         events.advance(min(done, samples.count))
     events.end()
+    measured = {probe.outputs[name]: found[name] for name in probe.tensors}
     return Magnitudes(
-        largest={probe.outputs[name]: found[name] for name in probe.tensors},
+        largest={**dict.fromkeys(probe.empty, 0.0), **measured},
         rows={probe.outputs[name]: int(found[name]) for name in probe.rows},
     )
 
@@ -85,6 +86,7 @@ class _Probe:
         self.model = model.clone()
         self.outputs: dict[str, str] = {}
         self.tensors: list[str] = []
+        self.empty: list[str] = []
         self.rows: list[str] = []
         self._names = edit.Names(self.model)
         graph = self.model.graph
@@ -93,7 +95,9 @@ class _Probe:
         fed = [value for value in graph.inputs if value.name not in weights]
         softmaxes = [node for node in graph if query.is_op(node, *SUMMED)]
         for value in (*fed, *computed):
-            if value.type == ir.TensorType(ir.DataType.FLOAT):
+            if value.shape is not None and 0 in value.shape:
+                self.empty.append(value.name or "")
+            elif value.type == ir.TensorType(ir.DataType.FLOAT):
                 self.tensors.append(self._measure(value))
         for node in softmaxes:
             self.rows.append(self._count(node))

@@ -151,6 +151,19 @@ def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
 
     A weight without any values, of a layer whose width is 0, is none.
     """
+    return (use for use in _all_uses(model) if 0 not in use.shape)
+
+
+def sum_of_nothing(model: ir.Model) -> ir.Node | None:
+    """A product of a constant weight over an axis of length 0.
+
+    ONNX makes zeros of it, runtimes refuse some: a Gemm in ONNX Runtime 1.19.
+    """
+    empty = (use for use in _all_uses(model) if 0 in use.shape)
+    return next((use.node for use in empty if use.reduction_length == 0), None)
+
+
+def _all_uses(model: ir.Model) -> Iterator[WeightUse]:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if not is_op(node, *WEIGHTED) or len(node.inputs) < 2:
             continue
@@ -163,7 +176,7 @@ def weight_uses(model: ir.Model) -> Iterator[WeightUse]:
 
 def _weight_use(node: ir.Node, operand: int) -> WeightUse | None:
     value, path = _source(node.inputs[operand])
-    if value is None or value.const_value is None or not value.const_value.size:
+    if value is None or value.const_value is None:
         return None
     rank = len(value.const_value.shape)
     if any(is_op(step, *LAYOUT) for step in path):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gpusq_compiler.errors import DataError, MissingRuntime, ModelError, first_line
+from gpusq_compiler.ir import query
 from gpusq_compiler.ir.io import inlined, structure
 from gpusq_compiler.ir.precision import quantized_in_float, widened
 from gpusq_compiler.runtime import flavour
@@ -201,17 +202,21 @@ class Session:
                 f"ONNX Runtime refuses the model: {first_line(error)}",
                 remedy=RUNS_NOTHING,
             ) from error
+        self._sum_of_nothing = query.sum_of_nothing(model)
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch; ``labels`` and other extra arrays are ignored.
 
         Raises:
             DataError: The runtime refuses the arrays.
+            ModelError: A layer sums over nothing.
         """
         wanted = {spec.name: _fed(feeds[spec.name]) for spec in self.inputs}
         try:
             values = self._session.run(self.outputs, wanted)
         except flavour.refusals() as error:
+            if self._sum_of_nothing is not None:
+                raise _cannot_sum(self._sum_of_nothing) from error
             shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in wanted.items())
             raise DataError(
                 f"the model cannot run on {shapes}: {first_line(error)}",
@@ -246,6 +251,14 @@ class Session:
             for name, value in feeds.items()
             if name != LABELS
         }
+
+
+def _cannot_sum(node: ir.Node) -> ModelError:
+    return ModelError(
+        "its weight has a dimension of 0, and the installed ONNX Runtime does not run it",
+        where=f"{node.op_type} '{node.name}'",
+        remedy=f"Export the model without the layer. {RUNS_NOTHING}",
+    )
 
 
 class Remembering(Session):

@@ -25,6 +25,17 @@ net (float[N, T] x) => (float[N, T] y, float[T, N] z) {
 }"""
 
 
+def test_a_tensor_without_values() -> None:
+    model = tiny.model_of("""
+    net (float[N, 4] x) => (float[N, 6] y) <float[4, 0] a, float[0, 6] b> {
+        none = MatMul(x, a)
+        y = MatMul(none, b)
+    }""")
+    edit.infer_shapes(model)
+    found = magnitudes(model, tiny.samples(model), batch_size=8, threads=1).largest
+    assert {name: found[name] for name in ("none", "y")} == {"none": 0, "y": 0}
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 @pytest.mark.parametrize("which", [tiny.mlp, tiny.residual, tiny.attention, tiny.if_branch])
 def test_every_tensor_is_measured(which: Callable[[], ir.Model], batch_size: int) -> None:

@@ -95,6 +95,25 @@ def test_an_initializer_that_is_an_input_is_no_constant() -> None:
     assert [use.value.name for use in query.weight_uses(model)] == ["w2"]
 
 
+@pytest.mark.parametrize(
+    ("node", "shape", "sums_of_nothing"),
+    [
+        ("MatMul(x, w)", "0, 6", True),
+        ("Gemm(x, w)", "0, 6", True),
+        ("Gemm<transB = 1>(x, w)", "6, 0", True),
+        ("Gemm<transB = 1>(x, w)", "0, 6", False),
+        ("MatMul(x, w)", "6, 0", False),
+        ("MatMul(x, w)", "6, 6", False),
+    ],
+)
+def test_sum_of_nothing(node: str, shape: str, sums_of_nothing: bool) -> None:
+    model = tiny.model_of(
+        f"net (float[N, K] x) => (float[N, M] y) <float[{shape}] w> {{ y = {node} }}"
+    )
+    found = query.sum_of_nothing(model)
+    assert found == (model.graph.node(0) if sums_of_nothing else None)
+
+
 def test_a_weight_without_values_is_no_layer() -> None:
     model = tiny.model_of("""
     hollow (float[N, 16] x) => (float[N, 8] y)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
+from gpusq_compiler.errors import ModelError
 from gpusq_compiler.runtime import flavour, session
-from gpusq_compiler.runtime.session import refusal
+from gpusq_compiler.runtime.session import Session, refusal
 from tests import tiny
 from tests.analysis.odd_models import MODELS
 
@@ -76,3 +79,18 @@ def test_every_supported_runtime_takes_what_is_not_asked_about() -> None:
     assert not flavour.may_refuse(*flavour.OLDEST)
     assert flavour.may_refuse(flavour.OLDEST[0] + 1, 8)
     assert flavour.may_refuse(17, flavour.OLDEST[1] + 1)
+
+
+@pytest.mark.skipif(
+    not onnxruntime.__version__.startswith("1.19."),
+    reason="needs ONNX Runtime 1.19: later ones may run such a Gemm",
+)
+def test_a_sum_of_nothing_is_named() -> None:
+    model = tiny.model_of("""
+    net (float[N, 4] x) => (float[N, 6] y) <float[4, 0] a, float[0, 6] b, float[6] c> {
+        none = MatMul(x, a)
+        y = Gemm(none, b, c)
+    }""")
+    tiny.node(model, "Gemm.y").name = "hollow"
+    with pytest.raises(ModelError, match=r"^Gemm 'hollow': its weight has a dimension of 0"):
+        Session(model, threads=1)({"x": np.zeros((2, 4), np.float32)})
