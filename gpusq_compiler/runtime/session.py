@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from gpusq_compiler.errors import DataError, MissingRuntime, ModelError, first_line
 from gpusq_compiler.ir import query
-from gpusq_compiler.ir.io import inlined, structure
-from gpusq_compiler.ir.precision import quantized_in_float, widened
+from gpusq_compiler.ir.io import structure
+from gpusq_compiler.ir.precision import widened
 from gpusq_compiler.runtime import flavour
 from gpusq_compiler.runtime.excerpt import cut
+from gpusq_compiler.runtime.loadable import add_outputs, loadable, runnable
 from gpusq_compiler.runtime.samples import LABELS, Array, Feeds, Samples, batches
 
 if TYPE_CHECKING:
@@ -105,56 +106,6 @@ def prescribed_batch(specs: Sequence[InputSpec]) -> int | None:
     """The batch size that inputs prescribe together, or None when it is free."""
     fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
     return min(fixed, default=None)
-
-
-def runnable(model: ir.Model, outputs: Sequence[str] = ()) -> onnx.ModelProto:
-    """A private protobuf copy that the installed runtime loads and computes as ONNX says.
-
-    bfloat16 becomes float32. Quantizers of float16 do, too: up to 1.29 the runtime cuts off in
-    them, and 1.32 quantizes the bias behind them in float16, where its scale is too small.
-
-    Args:
-        model: Left as it is.
-        outputs: Names of tensors of the main graph to add as outputs.
-
-    Raises:
-        ModelError: The model's opset is newer than the runtime and cannot be brought down.
-    """
-    copy = quantized_in_float(widened(model))
-    proto = ir.to_proto(inlined(copy))
-    _add_outputs(proto, outputs)
-    return _for_this_runtime(proto)
-
-
-def _add_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
-    import onnx
-
-    known = {value.name for value in proto.graph.output}
-    proto.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in names if name not in known
-    )
-
-
-def _for_this_runtime(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in an opset and IR version that the installed runtime loads."""
-    import onnx
-
-    opset, ir_version = flavour.ceilings()
-    proto.ir_version = min(proto.ir_version, ir_version)
-    imports = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-    current = imports.get("ai.onnx", 0)
-    if current <= opset:
-        return proto
-    try:
-        return onnx.version_converter.convert_version(proto, opset)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        operators = sorted({node.op_type for node in proto.graph.node})
-        raise ModelError(
-            f"opset {current} cannot be brought down to {opset}, the newest that the "
-            f"installed ONNX Runtime takes; operators: {', '.join(operators)}",
-            where="model",
-            remedy="Export the model with an older opset",
-        ) from error
 
 
 class Session:
@@ -308,9 +259,9 @@ def refusal(
         input_specs(model)
         proto = structure(widened(model))
         if outputs:
-            _add_outputs(proto, outputs)
+            add_outputs(proto, outputs)
             cut(proto.graph, outputs)
-        proto = _for_this_runtime(proto)
+        proto = loadable(proto)
         onnxruntime.InferenceSession(
             proto.SerializeToString(), session_options(threads=1), providers=providers(device)
         )

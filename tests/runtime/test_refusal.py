@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from gpusq_compiler.errors import ModelError
-from gpusq_compiler.runtime import flavour, session
+from gpusq_compiler.runtime import flavour, loadable, session
 from gpusq_compiler.runtime.session import Session, refusal
 from tests import tiny
 from tests.analysis.odd_models import MODELS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def whole(monkeypatch: pytest.MonkeyPatch) -> list[ir.Model]:
     """Models whose weights were looked at."""
     seen: list[ir.Model] = []
-    runnable: Callable[..., onnx.ModelProto] = session.runnable
+    runnable: Callable[..., onnx.ModelProto] = loadable.runnable
 
     def watched(model: ir.Model, outputs: object = ()) -> onnx.ModelProto:
         seen.append(model)

@@ -9,7 +9,7 @@ import onnx
 
 from gpusq_compiler.errors import TrainingError
 from gpusq_compiler.runtime import flavour
-from gpusq_compiler.runtime.session import runnable
+from gpusq_compiler.runtime.loadable import runnable
 from gpusq_compiler.train.copy.trainable import training_copy
 from gpusq_compiler.train.gradients.gradient import gradient_graph, with_inputs
 from gpusq_compiler.train.protograph import ProtoGraph, array_of, opset_of

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from gpusq_compiler.errors import ModelError
-from gpusq_compiler.runtime.session import runnable
+from gpusq_compiler.runtime.loadable import runnable
 from gpusq_compiler.train.protograph import array_of, opset_of
 
 if TYPE_CHECKING:
