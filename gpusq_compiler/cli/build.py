@@ -54,7 +54,7 @@ def build_command(model: Path, **given: Any) -> None:
     if len(modes) > 1 or (given["layers"] and modes != ["log"]):
         raise OptionError(
             "these options do not go together",
-            where="gpusq build",
+            where="build",
             remedy="Give one of --predict, --check, --on-device, --log; --layers needs --log",
         )
     _require_sense(given)

@@ -84,7 +84,7 @@ def findings(job: TrainJob, result: TrainResult) -> list[Finding]:
         found.append(
             Finding(
                 rule="no-improvement",
-                where=job.label,
+                where="model",
                 reason=f"{job.steps} steps did not lower the loss on held-out samples; "
                 "the starting point is kept",
             )

@@ -222,7 +222,7 @@ def test_check_without_rtx(
     ("arguments", "outcome"),
     [
         (["m.onnx", "--predict", "--check"], (2, "Give one of --predict")),
-        (["m.onnx", "--layers", "x.json"], (2, "--layers needs --log")),
+        (["m.onnx", "--layers", "x.json"], (2, "gpusq: error: build: these")),
         (["m.onnx", "--tensorrt", "9"], (2, "'9' is no version")),
         (["m.onnx", "--hardware", "turing"], (2, "--hardware: 'turing' is not known")),
         (["m.onnx", "--opt-shapes", "x"], (2, "--opt-shapes: 'x' is no list")),
