@@ -20,6 +20,7 @@ from gpusq_compiler.passes import facts
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.pack import unpack
 from gpusq_compiler.passes.pipeline import each
+from gpusq_compiler.passes.selection import require_layers
 from gpusq_compiler.report import (
     CompileReport,
     LayerTable,
@@ -313,6 +314,7 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
         raise PreconditionError(
             error.what, where=f"{request.source}, {error.where}", remedy=error.remedy
         ) from error
+    require_layers(plan.pipeline.passes, model)
     return model
 
 

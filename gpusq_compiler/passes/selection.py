@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, TypeVar
 
 from gpusq_compiler.errors import OptionError
+from gpusq_compiler.ir import query
+from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.options import near
+from gpusq_compiler.passes.registry import PASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import onnx_ir as ir
+
     from gpusq_compiler.ir.query import WeightUse
+    from gpusq_compiler.passes.base import Pass
 
 Named = TypeVar("Named")
 
@@ -51,6 +58,24 @@ class Selection:
             return "not named in include"
         matching = next((entry for entry in self._exclude if _matches(entry, names)), None)
         return None if matching is None else f"excluded by '{matching.pattern}'"
+
+
+def require_layers(passes: Iterable[Pass], model: ir.Model) -> None:
+    """Refuse include and exclude lists that name no layer, before anything is read or run.
+
+    A pass of somebody else may make layers: nothing is asked of those behind it.
+
+    Raises:
+        OptionError: An entry matches nothing.
+    """
+    own = itertools.takewhile(lambda step: step.name in PASSES, passes)
+    lists = {
+        step.name: (getattr(step, "include", ()), getattr(step, "exclude", ())) for step in own
+    }
+    if any(map(any, lists.values())):
+        layers = list(query.weight_uses(Canonicalize()(model)))
+        for name, (include, exclude) in lists.items():
+            Selection(include, exclude, layers, owner=name)
 
 
 def matching(

@@ -37,6 +37,16 @@ CASES = [
     Case("--set of an unknown pass", f"{SETTING} qad.steps=3", USAGE, ("'qad'", "qat")),
     Case("--set of an unknown option", f"{SETTING} qat.step=3", USAGE, ("'step'", "steps")),
     Case("--set with a bad value", f"{SETTING} qat.steps=many", USAGE, ("qat.steps", "many")),
+    *(
+        Case(
+            f"a layer that is none in {option}",
+            f"model.onnx --passes prune,quantize --data data.py:none --set {option}=matmul_3",
+            USAGE,
+            (option, "'matmul_3' matches no layer", "matmul_1"),
+            content("data.py", "def none():\n    raise RuntimeError('data were read')"),
+        )
+        for option in ("prune.include", "prune.exclude", "quantize.include")
+    ),
     Case("--set too deep", f"{SETTING} prune.score.a.b=1", USAGE, ("score.a.b",)),
     Case(
         "--set of an unknown component", f"{SETTING} prune.score=hessean", USAGE, ("hessean",)
