@@ -1,9 +1,9 @@
 """Where two models part: every tensor that both compute, in the order of the first one.
 
 The noise of a tensor is the energy of its difference, relative to its own energy in the first
-model; in decibels and with the other sign it is the SQNR. Models *part* at the first tensor
-whose SQNR is below a limit. *Most noise is added* where a tensor has most above the noisiest
-tensor that it is computed from.
+model; in decibels and with the other sign it is the SQNR. What a mask takes out does not count
+(`masks`). Models *part* at the first tensor whose SQNR is below a limit. *Most noise is added*
+where a tensor has most above the noisiest tensor that it is computed from.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpusq_compiler.analysis import masks
 from gpusq_compiler.analysis.matching import matched
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import edit, sizes
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.runtime.metrics import Difference, but_shared_infinities
+from gpusq_compiler.runtime.metrics import Difference, but_shared_masks
 from gpusq_compiler.runtime.session import Session, fixed_batch
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ class _Lockstep:
         device: str,
     ) -> None:
         self._pairs = pairs
+        self._scores = masks.scores(first)
         self._first, self._second = (
             Session(model, outputs=names, threads=threads, device=device, optimize=False)
             for model, names in (
@@ -212,7 +214,9 @@ class _Lockstep:
                 if reason:
                     left_out[pair.name] = reason
                 else:
-                    told = but_shared_infinities(a, b)
+                    told = but_shared_masks(a, b)
+                    if pair.name in self._scores:
+                        told = masks.but_masked(*told)
                     sums.setdefault(pair.name, Difference()).update(*told)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpusq_compiler.errors import ModelError
 from gpusq_compiler.ir import outputs
 from gpusq_compiler.runtime.events import Events, Silent
-from gpusq_compiler.runtime.metrics import Difference, but_shared_infinities
+from gpusq_compiler.runtime.metrics import Difference, but_shared_masks
 from gpusq_compiler.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compare(
     done = 0
     for feeds, wanted, found in paired(first, second, samples, batch_size):
         for name, b in wanted.items():
-            told = but_shared_infinities(found[name], b)
+            told = but_shared_masks(found[name], b)
             sums.setdefault(name, Difference()).update(*told)
             if b.ndim == 2 and name not in vectors:
                 same = found[name].argmax(axis=1) == b.argmax(axis=1)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
 
 
+HUGE = np.float32(1e8)
+"""From here on float32 is so coarse that what was added to a mask is lost."""
 CACHED = 1 << 13
 """Values that are compared together: their doubles stay in a processor's cache, and BLAS
 starts no threads for them, which would take ten times as long."""
@@ -113,12 +115,15 @@ class Difference:
         return decibel((self.high - self.low) ** 2, self.error_energy / self.count)
 
 
-def but_shared_infinities(values: Array, reference: Array) -> tuple[Array, Array]:
-    """What a sum can hold: infinities that both sides share, as in a mask, agree and go."""
-    infinite = np.isinf(reference)
-    if not infinite.any():
+def but_shared_masks(values: Array, reference: Array) -> tuple[Array, Array]:
+    """What a sum can hold: infinities and huge values that both sides share, as in a mask, go.
+
+    They agree, and the energy of one of them would drown that of all the rest.
+    """
+    huge = ~(np.abs(reference) < HUGE)
+    if not huge.any():
         return values, reference
-    told = ~(infinite & (values == reference))
+    told = ~(huge & (values == reference))
     return values[told], reference[told]
 
 

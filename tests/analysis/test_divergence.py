@@ -80,6 +80,40 @@ def test_a_mask_of_infinities_is_no_place_to_part() -> None:
     assert output.sqnr > 40
 
 
+MASKED = """
+masked (float[N, 8] x) => (float[N, 8] y)
+<float[8, 8] w, float[8] keep = {1, 1, 1, 1, 1, 1, 0, 0}, float one = {1}, float far = {FAR}> {
+    open = Add(keep, x)
+    a = MatMul(x, w)
+    gone = Sub(one, keep)
+    m = Mul(gone, far)
+    s = Add(a, m)
+    p = Softmax(s)
+    y = Add(p, open)
+}"""
+
+
+@pytest.mark.parametrize("far", ["-1e4", "-1e9", "-3.4028234e38", "-65504"])
+def test_scores_are_compared_where_nothing_masks_them(far: str) -> None:
+    first = tiny.model_of(MASKED.replace("FAR", far))
+    second = moved(tiny.model_of(MASKED.replace("FAR", "-65504")), "w", 1.5)
+    by_name = {one.name: one for one in found_in(first, second).tensors}
+    # Half of the scores is the difference, 6.02 dB, wherever there are any.
+    assert by_name["a"].sqnr == pytest.approx(20 * math.log10(2), abs=1e-4)
+    assert by_name["s"].sqnr == pytest.approx(20 * math.log10(2), abs=1e-4)
+    assert by_name["s"].max_error <= by_name["a"].max_error
+
+
+def test_a_mask_that_only_one_model_has_shows() -> None:
+    first = tiny.model_of(MASKED.replace("FAR", "-3.4028234e38"))
+    second = tiny.model_of(MASKED.replace("FAR", "0"))
+    found = found_in(first, second)
+    assert found.parts is not None
+    assert found.parts.name == "s"
+    assert found.parts.sqnr == pytest.approx(0, abs=0.1), "the mask is all that s holds"
+    assert 900 < found.parts.max_error < 1100
+
+
 def test_figures_are_those_of_whole_arrays() -> None:
     first = tiny.mlp()
     second = moved(first, "w1", 1.25)
