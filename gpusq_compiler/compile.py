@@ -147,7 +147,7 @@ def run(plan: Plan, request: Request) -> CompileReport:
     """Load, run the passes, save, report."""
     started = time.monotonic()
     io.hash_ahead(request.source)
-    model = _checked_model(plan, request)
+    plan, model = _checked(plan, request)
     twins = _twins(plan, request, model)
     request.require_outputs(model, () if twins is None else twins.names)
     with workdir_of(plan, request) as workdir:
@@ -253,7 +253,7 @@ def preview(plan: Plan, request: Request) -> ModelPlan:
     """What would run, and what would become of every layer; nothing is written."""
     from gpusq_compiler.analysis import plan as analysis
 
-    model = _checked_model(plan, request)
+    plan, model = _checked(plan, request)
     passes = plan.pipeline.passes
     with tempfile.TemporaryDirectory(prefix="gpusq-") as folder:
         ctx = context.context_of(plan, model, request, Path(folder))
@@ -295,13 +295,12 @@ def _notes(plan: Plan, request: Request, model: ir.Model) -> list[str]:
     return lines
 
 
-def _checked_model(plan: Plan, request: Request) -> ir.Model:
-    """Say now, not after an hour, that machine or model cannot take what is asked."""
-    flavour.require_one()
-    if request.twins is not None:
-        from gpusq_compiler.passes.twins import require_plan
+def _checked(plan: Plan, request: Request) -> tuple[Plan, ir.Model]:
+    """The model, and what of the plan it needs.
 
-        require_plan(plan.pipeline.passes)
+    Says now, not after an hour, that machine or model cannot take what is asked.
+    """
+    flavour.require_one()
     providers(request.device)
     if any(step.trains for step in plan.pipeline.passes):
         flavour.require_training()
@@ -309,13 +308,17 @@ def _checked_model(plan: Plan, request: Request) -> ir.Model:
         _require_trainings(plan)
     model = io.load(request.source)
     try:
-        plan.pipeline.check_order(facts.present(model))
+        plan = plan.for_model(facts.present(model))
     except OptionError as error:
         raise PreconditionError(
             error.what, where=f"{request.source}, {error.where}", remedy=error.remedy
         ) from error
+    if request.twins is not None:
+        from gpusq_compiler.passes.twins import require_plan
+
+        require_plan(plan.pipeline.passes)
     require_layers(plan.pipeline.passes, model)
-    return model
+    return plan, model
 
 
 def _require_trainings(plan: Plan) -> None:

@@ -96,6 +96,22 @@ def test_the_pass_writes_what_the_verb_writes(
     assert ours == theirs
 
 
+def test_the_pass_alone_packs_what_is_frozen_and_does_nothing_else(
+    compiled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("sparse.onnx", "--passes", "pack", "-o", "alone.onnx", "-q")
+    shell.good(*arguments, capture=capfd)
+    passes = shell.passes_of(shell.report_of(compiled, "alone.json"))
+    assert list(passes) == ["canonicalize", "pack"]
+    assert not passes["canonicalize"]["changed"]
+    ours, theirs = (
+        onnx.load(compiled / name).graph for name in ("alone.onnx", "sparse.packed.onnx")
+    )
+    assert list(ours.node) == list(theirs.node)
+    weights = [{one.name: one for one in graph.initializer} for graph in (ours, theirs)]
+    assert weights[0] == weights[1]
+
+
 def test_the_report_tells_the_size_of_the_packed_file(
     compiled: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpusq_compiler.errors import FileError, GpusqError, OptionError, RecipeError
+from gpusq_compiler.passes.base import Fact
 from gpusq_compiler.passes.prune import Prune
 from gpusq_compiler.passes.qat import Qat
 from gpusq_compiler.passes.quantize import Quantize
@@ -52,6 +53,34 @@ def recipe(tmp_path: Path) -> Any:
 def test_what_a_pass_needs_is_put_before_it(asked: str, planned: str) -> None:
     assert names(plan_of(asked)) == planned.split()
     assert names(plan_of([name.strip() for name in asked.split(",")])) == planned.split()
+
+
+FROZEN = frozenset({Fact.CANONICAL, Fact.SPARSE, Fact.QDQ, Fact.FROZEN})
+
+
+@pytest.mark.parametrize(
+    ("asked", "holding", "planned"),
+    [
+        ("pack", FROZEN, "canonicalize pack"),
+        ("freeze,pack", FROZEN, "canonicalize freeze pack"),
+        ("distill", FROZEN - {Fact.QDQ, Fact.FROZEN}, "canonicalize distill"),
+        ("qat", FROZEN - {Fact.FROZEN}, "canonicalize qat freeze"),
+        ("prune", {Fact.CANONICAL}, "canonicalize prune"),
+        # What quantize adds has to be frozen, whatever was frozen before.
+        ("quantize", FROZEN, "canonicalize quantize freeze"),
+        ("quantize,pack", FROZEN, "canonicalize quantize freeze pack"),
+    ],
+)
+def test_what_a_model_has_behind_it_is_not_planned(
+    asked: str, holding: frozenset[Fact], planned: str
+) -> None:
+    assert names(plan_of(asked).for_model(frozenset(holding))) == planned.split()
+
+
+def test_a_needed_pass_with_an_option_was_asked_for() -> None:
+    overrides = Overrides(settings=("quantize.samples=3",))
+    plan = plan_of("pack", overrides=overrides).for_model(FROZEN)
+    assert names(plan) == ["canonicalize", "quantize", "freeze", "pack"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import tomlkit
 from gpusq_compiler.calibration.images import Images
 from gpusq_compiler.errors import OptionError, RecipeError
 from gpusq_compiler.passes import options, registry
+from gpusq_compiler.passes.base import Fact
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.recipe.draft import Draft, Entry, completed
 from gpusq_compiler.recipe.overrides import IMAGES, Overrides, apply
@@ -31,11 +32,39 @@ __all__ = ["Overrides", "Plan", "plan_of", "presets", "recipe_text"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Passes with all their options, in order, how images are read, and the seed."""
+    """Passes with all their options, in order, how images are read, and the seed.
+
+    Attributes:
+        pipeline: The passes.
+        images: How images are read.
+        seed: Of all randomness.
+        needed: Names of passes that stand there for another one, and were given no option.
+    """
 
     pipeline: Pipeline
     images: Images = Images()
     seed: int = 0
+    needed: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+
+    def for_model(self, holding: frozenset[Fact]) -> Plan:
+        """Without needed passes whose facts hold for a model.
+
+        `canonicalize` stays, which does more than its fact says, and so does all that stands
+        behind a pass that changes the model.
+
+        Raises:
+            OptionError: The passes that are left cannot run on it.
+        """
+        kept: list[Pass] = []
+        facts = holding - {Fact.CANONICAL}
+        for step in self.pipeline.passes:
+            if step.name in self.needed and step.gives <= facts:
+                continue
+            kept.append(step)
+            facts = frozenset() if step.lossy else facts
+        pipeline = Pipeline(passes=tuple(kept))
+        pipeline.check_order(holding)
+        return dataclasses.replace(self, pipeline=pipeline)
 
     def text(self) -> str:
         """The canonical recipe that repeats the run."""
@@ -123,4 +152,5 @@ def _built(draft: Draft) -> Plan:
     pipeline = Pipeline(passes=tuple(entry.build() for entry in draft.entries))
     pipeline.check_order()
     images = options.build(Images, draft.images, find=registry.find_component, where=IMAGES)
-    return Plan(pipeline=pipeline, images=images, seed=draft.seed)
+    needed = frozenset(one.name for one in draft.entries if one.needed and not one.values)
+    return Plan(pipeline=pipeline, images=images, seed=draft.seed, needed=needed)

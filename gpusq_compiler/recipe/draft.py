@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Entry:
-    """One pass by name, with the options that differ from its defaults."""
+    """One pass by name, with the options that differ from its defaults.
+
+    Attributes:
+        name: The pass.
+        values: Its options.
+        needed: Whether it stands there because of another one.
+    """
 
     name: str
     values: dict[str, Any]
+    needed: bool = False
 
     def build(self) -> Pass:
         """The pass itself.
@@ -54,11 +61,11 @@ def completed(asked: Iterable[Entry], target: str = "onnxruntime") -> list[Entry
     for entry in entries:
         for helper in _helpers(registry.find(entry.name), named):
             if helper not in {done.name for done in result}:
-                result.append(Entry(helper, {}))
+                result.append(Entry(helper, {}, needed=True))
         result.append(entry)
     planned = [entry.name for entry in result]
     if "freeze" not in planned and "quantize" in planned:
-        result.append(Entry("freeze", {}))
+        result.append(Entry("freeze", {}, needed=True))
     if target == "tensorrt" and result[-1].name == "freeze":
         result.append(Entry("lower", {}))
     return result
