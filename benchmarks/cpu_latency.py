@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import environments, pages
-from benchmarks.cpu_latency_rivals import WAYS
 from benchmarks.turns import ROOT, Contender
 from gpusq_compiler import compile_model
 from gpusq_compiler.manifest import versions
@@ -61,6 +60,13 @@ TITLES = {
     "quantize-static": "`onnxruntime.quantization.quantize_static`",
     "onnxsim": "onnxsim `quantize_static`",
 }
+TASKS = {
+    "nncf": "nncf-defaults",
+    "nncf-transformer": "nncf-transformer",
+    "quantize-static": "quantize-static-cpu",
+    "onnxsim": "onnxsim-quantize",
+}
+"""What `rivals.tools` calls what makes the files of others."""
 CALIBRATION, HELD_OUT, PIXELS, SEED = 32, 16, 224, 7
 FASTEST = 3
 REST = 0.005
@@ -169,12 +175,12 @@ class Bench:
 
     def _theirs(self) -> Iterator[tuple[str, Path]]:
         python = python_of("tools")
-        for way in WAYS:
+        for way, task in TASKS.items():
             if way == "nncf-transformer" and not self._case.transformer:
                 continue
             out = self._folder / f"{way}.onnx"
-            asked = [self._float, self._folder / "calibrate.npz", out]
-            module = [python, "-m", "benchmarks.cpu_latency_rivals", way]
+            asked = [self._float, out, self._folder / "calibrate.npz"]
+            module = [python, "-m", "benchmarks.rivals.tools", task]
             subprocess.run([*module, *asked], cwd=ROOT, capture_output=True, check=True)
             yield way, out
 

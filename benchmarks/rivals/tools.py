@@ -8,6 +8,7 @@ usage: python -m benchmarks.rivals.tools TASK MODEL OUT [DATA [BATCH]]
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,37 +82,64 @@ def onnxsim_train(model: str, out: str, data: str, batch: str = "1") -> None:
 
 def quantize_static(model: str, out: str, data: str, batch: str = "1") -> None:
     """ONNX Runtime's, symmetric and per channel as its documentation asks for on a GPU."""
+    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
+    _static(model, out, batches(data, batch), unsigned=False, extra_options=symmetric)
+
+
+def quantize_static_cpu(model: str, out: str, data: str, batch: str = "1") -> None:
+    """The same for its CPU: uint8 activations, int8 weights, after preparation."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = str(Path(out).with_suffix(".prepared.onnx"))
+    quant_pre_process(model, prepared)
+    _static(prepared, out, batches(data, batch), unsigned=True)
+
+
+def _static(
+    model: str, out: str, samples: Iterator[dict[str, Any]], *, unsigned: bool, **options: Any
+) -> None:
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._batches = batches(data, batch)
-
         def get_next(self) -> Any:
-            return next(self._batches, None)
+            return next(samples, None)
 
+    kinds = quantization.QuantType
     quantization.quantize_static(
         model,
         out,
         Reader(),
         per_channel=True,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-        activation_type=quantization.QuantType.QInt8,
-        weight_type=quantization.QuantType.QInt8,
+        activation_type=kinds.QUInt8 if unsigned else kinds.QInt8,
+        weight_type=kinds.QInt8,
+        **options,
     )
 
 
 def nncf_quantize(model: str, out: str, data: str, batch: str = "1") -> None:
     """NNCF with its defaults; transformers have a setting of their own."""
+    nodes = onnx.load(model, load_external_data=False).graph.node
+    attends = any(node.op_type == "Softmax" for node in nodes[:-1])
+    (nncf_transformer if attends else nncf_defaults)(model, out, data, batch)
+
+
+def nncf_defaults(model: str, out: str, data: str, batch: str = "1") -> None:
+    """NNCF with its defaults, whatever the model."""
+    _nncf(model, out, list(batches(data, batch)))
+
+
+def nncf_transformer(model: str, out: str, data: str, batch: str = "1") -> None:
+    """NNCF for transformers: SmoothQuant, asymmetric activations."""
     import nncf
 
-    loaded = onnx.load(model)
-    attends = any(node.op_type == "Softmax" for node in loaded.graph.node[:-1])
-    kind = nncf.ModelType.TRANSFORMER if attends else None
-    samples = list(batches(data, batch))
-    found = nncf.quantize(
-        loaded, nncf.Dataset(samples), subset_size=len(samples), model_type=kind
-    )
+    _nncf(model, out, list(batches(data, batch)), model_type=nncf.ModelType.TRANSFORMER)
+
+
+def _nncf(model: str, out: str, samples: list[dict[str, Any]], **options: Any) -> None:
+    import nncf
+
+    dataset = nncf.Dataset(samples)
+    found = nncf.quantize(onnx.load(model), dataset, subset_size=len(samples), **options)
     save(found, out)
 
 
@@ -121,7 +149,10 @@ TASKS: dict[str, Callable[..., None]] = {
     "onnxsim-quantize": onnxsim_quantize,
     "onnxsim-train": onnxsim_train,
     "quantize-static": quantize_static,
+    "quantize-static-cpu": quantize_static_cpu,
     "nncf-quantize": nncf_quantize,
+    "nncf-defaults": nncf_defaults,
+    "nncf-transformer": nncf_transformer,
 }
 
 if __name__ == "__main__":
