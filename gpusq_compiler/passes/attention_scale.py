@@ -6,6 +6,8 @@
 Folded in before quantization, the scale disappears in the scales of weight and activation. One
 projection of q, k and v has one scale for all three, in which a q that is 1/sqrt(d) as large
 has less bits (docs/placement.md has the figures), so there it stays an operator on q.
+
+A tensor that holds other values afterwards has another name: names are how models are compared.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from gpusq_compiler.quant.placement.attention import attentions
 from gpusq_compiler.quant.placement.topology import commutes, is_scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from gpusq_compiler.ir.query import WeightUse
 
@@ -33,12 +35,16 @@ class Factor:
     """The way from a projection to the product of queries and keys.
 
     Attributes:
-        scalings: Mul and Div by one number on it.
+        scalings: Mul and Div by one number on it, the last one first.
         parameters: Weight and bias of the projection; empty where others depend on them.
+        unscaled: Tensors on it with a scaling behind them, the last one first.
+        scaled: The others.
     """
 
-    scalings: tuple[ir.Node, ...]
-    parameters: tuple[ir.Value, ...]
+    scalings: tuple[ir.Node, ...] = ()
+    parameters: tuple[ir.Value, ...] = ()
+    unscaled: tuple[ir.Value, ...] = ()
+    scaled: tuple[ir.Value, ...] = ()
 
 
 def settle(model: ir.Model) -> None:
@@ -50,11 +56,11 @@ def settle(model: ir.Model) -> None:
         behind = _scaling_behind(product)
         q, k = (_factor(product, index, uses) for index in (0, 1))
         if q.parameters:
-            _fold(q, behind)
+            _fold(q, behind, names)
         elif behind:
             _put_onto_q(product, behind[0], names)
         if k.parameters:
-            _fold(k, ())
+            _fold(k, (), names)
 
 
 def _scaling_behind(product: ir.Node) -> tuple[ir.Node, ...]:
@@ -76,6 +82,8 @@ def _scales(node: ir.Node, value: ir.Value) -> bool:
 
 def _factor(product: ir.Node, index: int, uses: dict[ir.Node, WeightUse]) -> Factor:
     scalings: list[ir.Node] = []
+    unscaled: list[ir.Value] = []
+    scaled: list[ir.Value] = []
     value = product.inputs[index]
     while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
         node = value.producer()
@@ -85,28 +93,40 @@ def _factor(product: ir.Node, index: int, uses: dict[ir.Node, WeightUse]) -> Fac
         if len(computed) == 1 and _scales(node, computed[0]):
             scalings.append(node)
             value = computed[0]
-        elif commutes(node) and len(node.outputs) == 1:
+            continue
+        (unscaled if scalings else scaled).append(value)
+        if commutes(node) and len(node.outputs) == 1:
             value = node.inputs[0]
-        else:
-            return Factor(scalings=tuple(scalings), parameters=_parameters(node, uses))
-    return Factor(scalings=tuple(scalings), parameters=())
+            continue
+        layer, parameters = _projection(node, uses)
+        if layer is not node:
+            (unscaled if scalings else scaled).append(layer.outputs[0])
+        return Factor(
+            scalings=tuple(scalings),
+            parameters=parameters,
+            unscaled=tuple(unscaled),
+            scaled=tuple(scaled),
+        )
+    return Factor()
 
 
-def _parameters(node: ir.Node, uses: dict[ir.Node, WeightUse]) -> tuple[ir.Value, ...]:
-    """Weight and bias of the projection that ends in a node, if they serve it alone."""
+def _projection(
+    node: ir.Node, uses: dict[ir.Node, WeightUse]
+) -> tuple[ir.Node, tuple[ir.Value, ...]]:
+    """The layer of the projection that ends in a node; weight and bias, if they serve it alone."""
     biases: list[ir.Value] = []
     if query.is_op(node, "Add"):
         biases = [read for read in node.inputs if read is not None and _is_constant(read)]
         others = [read for read in node.inputs if read is not None and read not in biases]
         layer = others[0].producer() if len(others) == 1 else None
         if layer is None or len(others[0].uses()) > 1 or others[0].is_graph_output():
-            return ()
+            return node, ()
         node = layer
     use = uses.get(node)
     if use is None or use.path or use.operand != 1:
-        return ()
+        return node, ()
     own = (use.value, *biases, *(read for read in node.inputs[2:] if read is not None))
-    return own if all(_is_constant(v) and _serves_one(v) for v in own) else ()
+    return node, own if all(_is_constant(v) and _serves_one(v) for v in own) else ()
 
 
 def _is_constant(value: ir.Value) -> bool:
@@ -119,7 +139,7 @@ def _serves_one(value: ir.Value) -> bool:
     return alone and not value.is_graph_input()
 
 
-def _fold(factor: Factor, behind: Iterable[ir.Node]) -> None:
+def _fold(factor: Factor, behind: Sequence[ir.Node], names: edit.Names) -> None:
     """Multiply weight and bias with all scalings, which go."""
     scalings = (*factor.scalings, *behind)
     scale = float(np.prod([_number(node) for node in scalings]))
@@ -127,7 +147,11 @@ def _fold(factor: Factor, behind: Iterable[ir.Node]) -> None:
         assert value.const_value is not None
         array = value.const_value.numpy().astype(np.float32) * np.float32(scale)
         edit.replace_weight(value, array)
-    for node in scalings:
+    for value in factor.unscaled + (factor.scaled if behind else ()):
+        value.name = names.fresh(f"{value.name}.scaled")
+    for node in factor.scalings:
+        _take_out(node, final=not behind)
+    for node in behind:
         _take_out(node)
 
 
@@ -150,13 +174,17 @@ def _put_onto_q(product: ir.Node, scaling: ir.Node, names: edit.Names) -> None:
     product.replace_input_with(0, moved.outputs[0])
 
 
-def _take_out(scaling: ir.Node) -> None:
+def _take_out(scaling: ir.Node, *, final: bool = True) -> None:
+    """Have its readers read what it scaled: now, where that is final, the very same values."""
     graph, constants = scaling.graph, [v for v in scaling.inputs if is_scalar(v)]
     data = next(read for read in scaling.inputs if not is_scalar(read))
     assert data is not None
     assert isinstance(graph, ir.Graph)
+    name = scaling.outputs[0].name
     scaling.outputs[0].replace_all_uses_with(data)
     graph.remove(scaling, safe=True)
+    if final:
+        data.name = name
     edit.drop_unused(graph, [value for value in constants if value is not None])
 
 
