@@ -62,7 +62,7 @@ class Plan:
                 continue
             kept.append(step)
             facts = frozenset() if step.lossy else facts
-        pipeline = Pipeline(passes=tuple(kept))
+        pipeline = dataclasses.replace(self.pipeline, passes=tuple(kept))
         pipeline.check_order(holding)
         return dataclasses.replace(self, pipeline=pipeline)
 
