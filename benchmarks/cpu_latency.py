@@ -5,9 +5,10 @@ usage: python -m benchmarks.cpu_latency [--only MODEL] [--threads N] [--rounds N
 Every tool quantizes the same float model on the same samples. Then all files run in turn, one
 sample at a time, each in a process of its own, in an order drawn anew for each round; what is
 told is the ratio of the means of the three fastest turns, for other work on the machine only
-adds. Rivals are installed into build/cpu-latency/, as are the two versions of ONNX Runtime.
-DeiT-S and ResNet-18 have random weights: their error says how near an INT8 file stays to its
-float model, and accuracy is that of the two digit models.
+adds. Rivals are installed into build/rivals/, two versions of ONNX Runtime into
+build/cpu-latency/.
+All but the two digit models have random weights: their error says how near an INT8 file stays
+to its float model, and accuracy is that of the digit models.
 Leaves benchmarks/results/cpu_latency.json and the table in docs/bench.md.
 """
 
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import environments, pages
+from benchmarks.rivals import environments as rivals
 from benchmarks.turns import ROOT, Contender
 from gpusq_compiler import compile_model
 from gpusq_compiler.manifest import versions
@@ -45,7 +47,6 @@ PAGE = ROOT / "docs" / "bench.md"
 BUILD = ROOT / "build" / "cpu-latency"
 COMMAND = "python -m benchmarks.cpu_latency"
 ENVIRONMENTS = {
-    "tools": ("onnxruntime", "onnx", "sympy", "nncf", "onnxsim"),
     "1.19": ("onnxruntime==1.19.2", "numpy"),
     "current": ("onnxruntime", "numpy"),
 }
@@ -59,14 +60,16 @@ TITLES = {
     "nncf-transformer": "NNCF, `model_type=TRANSFORMER`",
     "quantize-static": "`onnxruntime.quantization.quantize_static`",
     "onnxsim": "onnxsim `quantize_static`",
+    "modelopt": "ModelOpt",
 }
 TASKS = {
-    "nncf": "nncf-defaults",
-    "nncf-transformer": "nncf-transformer",
-    "quantize-static": "quantize-static-cpu",
-    "onnxsim": "onnxsim-quantize",
+    "nncf": ("nncf", "nncf-defaults"),
+    "nncf-transformer": ("nncf", "nncf-transformer"),
+    "quantize-static": ("onnxruntime", "quantize-static-cpu"),
+    "onnxsim": ("onnxsim", "onnxsim-quantize"),
+    "modelopt": ("modelopt", "modelopt-quantize"),
 }
-"""What `rivals.tools` calls what makes the files of others."""
+"""Whose environment makes the files of others, and what `rivals.tools` calls it."""
 CALIBRATION, HELD_OUT, PIXELS, SEED = 32, 16, 224, 7
 FASTEST = 3
 REST = 0.005
@@ -85,6 +88,9 @@ class Case:
 CASES = {
     "deit_small_patch16_224": Case("DeiT-S", transformer=True),
     "resnet18": Case("ResNet-18"),
+    "mobilenetv2_050": Case("MobileNetV2 0.5"),
+    "swin_tiny_patch4_window7_224": Case("Swin-T", transformer=True),
+    "nextvit_small": Case("Next-ViT-S", transformer=True),
     "vit_digits": Case("vit_digits", transformer=True, digits=True),
     "resnet_digits": Case("resnet_digits", digits=True),
 }
@@ -98,6 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     asked = parser.parse_args()
     models = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
+    tools = sorted({tool for tool, _ in TASKS.values()})
     for name in asked.only or CASES:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(name, Path(folder), asked.rounds)
@@ -105,7 +112,8 @@ def main() -> None:
         record = {
             "command": COMMAND,
             "machine": f"{platform.machine()}, {processor()}, {os.cpu_count()} cores, shared",
-            "versions": {**versions(), **installed("tools")},
+            "versions": versions(),
+            "tools": {tool: rivals.versions_in(rivals.python_of(tool)) for tool in tools},
             "runtimes": {runtime: installed(runtime) for runtime in RUNTIMES},
             "models": {known: models[known] for known in CASES if known in models},
         }
@@ -174,13 +182,12 @@ class Bench:
             yield who, out
 
     def _theirs(self) -> Iterator[tuple[str, Path]]:
-        python = python_of("tools")
-        for way, task in TASKS.items():
+        for way, (tool, task) in TASKS.items():
             if way == "nncf-transformer" and not self._case.transformer:
                 continue
             out = self._folder / f"{way}.onnx"
             asked = [self._float, out, self._folder / "calibrate.npz"]
-            module = [python, "-m", "benchmarks.rivals.tools", task]
+            module = [rivals.python_of(tool), "-m", "benchmarks.rivals.tools", task]
             subprocess.run([*module, *asked], cwd=ROOT, capture_output=True, check=True)
             yield way, out
 

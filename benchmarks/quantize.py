@@ -61,14 +61,6 @@ def entrants(model: Path, data: Path, pythons: Mapping[str, str]) -> dict[str, E
             *(str(folder / "out.onnx"), str(data)),
         ]
 
-    def modelopt(folder: Path) -> Sequence[str]:
-        return [
-            *(pythons["modelopt"], "-m", "modelopt.onnx.quantization"),
-            *("--onnx_path", str(model), "--quantize_mode", "int8"),
-            *("--calibration_data_path", str(data), "--calibration_eps", "cpu"),
-            *("--high_precision_dtype", "fp32", "--output_path", str(folder / "out.onnx")),
-        ]
-
     floor = module(sys.executable, "floors", "forward")
     found = {
         FLOOR: Entrant(title="floor: load, one float pass, save", command=floor),
@@ -79,12 +71,11 @@ def entrants(model: Path, data: Path, pythons: Mapping[str, str]) -> dict[str, E
         "onnxsim": ("onnxsim, quantize_static", "onnxsim-quantize"),
         "onnxruntime": ("ONNX Runtime, quantize_static", "quantize-static"),
         "nncf": ("NNCF", "nncf-quantize"),
+        "modelopt": ("ModelOpt", "modelopt-quantize"),
     }
     for tool, (title, task) in rivals.items():
         if tool in pythons:
             found[tool] = Entrant(title=title, command=module(pythons[tool], "tools", task))
-    if "modelopt" in pythons:
-        found["modelopt"] = Entrant(title="ModelOpt", command=modelopt)
     return found
 
 

@@ -40,7 +40,10 @@ NOT_LEARNED = {
     *(("Resize", 1), ("Resize", 2)),
 }
 """Where statistics and sizes are read: (operator, input)."""
-SHARE, COVERAGE, COSINE = 0.99, 0.95, 0.9999
+SHARE, COVERAGE = 0.99, 0.95
+COSINE = 0.999
+"""A code that rounding puts one higher at a tie, in one graph and not in the other, moves the
+outputs of a deep network by more than all rounding: Next-ViT's by 2e-4."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -143,6 +143,20 @@ def _nncf(model: str, out: str, samples: list[dict[str, Any]], **options: Any) -
     save(found, out)
 
 
+def modelopt_quantize(model: str, out: str, data: str) -> None:
+    """INT8 with its defaults, calibrated on the CPU, the rest left in float32."""
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        model,
+        quantize_mode="int8",
+        calibration_data=dict(np.load(data)),
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=out,
+    )
+
+
 TASKS: dict[str, Callable[..., None]] = {
     "onnxsim-prune": onnxsim_prune,
     "onnxsim-sparsegpt": onnxsim_sparsegpt,
@@ -153,6 +167,7 @@ TASKS: dict[str, Callable[..., None]] = {
     "nncf-quantize": nncf_quantize,
     "nncf-defaults": nncf_defaults,
     "nncf-transformer": nncf_transformer,
+    "modelopt-quantize": modelopt_quantize,
 }
 
 if __name__ == "__main__":
