@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpusq_compiler import watch
 from gpusq_compiler.passes.base import Context
 from gpusq_compiler.runtime.flavour import INSTALL_TRAINING, can_train
 from gpusq_compiler.train.fixed import FixedTrainer
-from tests import tiny
+from tests import shell, tiny
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import onnx_ir as ir
@@ -26,6 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("training"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_time_for_latencies() -> Iterator[None]:
+    """A few turns are enough to see that there are figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "LATENCY_SECONDS", 0)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a small model and samples for it."""
+    monkeypatch.chdir(tmp_path)
+    return shell.write(tmp_path)
 
 
 @pytest.fixture

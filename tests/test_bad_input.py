@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnxruntime
 import pytest
 
-from gpusq_compiler import cli, watch
+from gpusq_compiler import cli
 from gpusq_compiler.errors import FileError
 from tests import shell
 from tests.bad_input import (
@@ -36,12 +36,6 @@ TABLES = (
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return shell.write(tmp_path)
-
-
 def test_there_are_many() -> None:
     assert sum(len(table.CASES) for table in TABLES) >= 100
 
@@ -57,7 +51,6 @@ def test_cuda_without_cuda(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
 def test_what_was_compiled_is_not_compiled_again(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     made = shell.call(shlex.split(f"{ONE_SHOT} -o done.onnx -q"), capfd)
     assert made.code == 0, made.err
     again = "done.onnx --passes prune,quantize"

@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from gpusq_compiler import watch
 from gpusq_compiler.passes import registry
 from gpusq_compiler.passes.options import options_of
 from tests import shell
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
 ONE_SHOT = ("--passes", "prune,quantize")
 DATA = ("--data", "data.npz")
 MAGNITUDE = '[[pass]]\nuse = "prune"\nexclude = ["matmul_2"]\n'
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
-    return shell.write(tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpusq_compiler import watch
 from gpusq_compiler.passes.canonicalize import Canonicalize
 from gpusq_compiler.passes.pipeline import Pipeline
 from gpusq_compiler.passes.qat import Qat
@@ -56,7 +55,6 @@ def test_the_blocks_of_a_page_run(
         pytest.skip(pages.missing(group))
     pages.furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     names: dict[str, Any] = {}
     for block in pages.blocks(page):
         if block.language == "toml" and "use = " in block.text:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.recipe import Overrides
 from gpusq_compiler.train.checkpoints import FolderCheckpoints
@@ -27,27 +26,18 @@ SETTINGS = ("qat.evaluate_every=20", "qat.blockwise=0")
 LONG = ("--passes", "prune,qat", "--steps", str(STEPS), *(f"--set={s}" for s in SETTINGS))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
-    return shell.write(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Digest of the model that a run from start to end writes."""
     folder = shell.write(tmp_path_factory.mktemp("uninterrupted"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "LATENCY_SECONDS", 0)
-        report = compile_model(
-            folder / "model.onnx",
-            passes="prune,qat",
-            data=folder / "data.npz",
-            out=folder / "out.onnx",
-            workdir=folder / ".gpusq",
-            overrides=Overrides(steps=STEPS, settings=SETTINGS),
-        )
+    report = compile_model(
+        folder / "model.onnx",
+        passes="prune,qat",
+        data=folder / "data.npz",
+        out=folder / "out.onnx",
+        workdir=folder / ".gpusq",
+        overrides=Overrides(steps=STEPS, settings=SETTINGS),
+    )
     return report.output.sha256
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpusq_compiler import watch
 from gpusq_compiler.passes.prune import Prune, ineligible
 from tests import shell
 
@@ -37,7 +36,6 @@ FREE = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "models").symlink_to(shell.ROOT / "models")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     return tmp_path
 
 

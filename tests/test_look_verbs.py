@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from gpusq_compiler import watch
 from gpusq_compiler.cli.compile import compile_command
 from gpusq_compiler.cli.plan import OF_A_RUN, plan_command
 from gpusq_compiler.runtime import flavour
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
 
 ONE_SHOT = ("--passes", "prune,quantize", "--data", "data.npz")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
-    return shell.write(tmp_path)
 
 
 def test_what_the_runtime_does_not_know_is_planned_without_a_run(

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 
-from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.passes import registry
 from gpusq_compiler.passes.base import Context
@@ -30,13 +29,6 @@ if TYPE_CHECKING:
 
 ONE_SHOT = ("--passes", "prune,quantize")
 DATA = ("--data", "data.npz")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
-    return shell.write(tmp_path)
 
 
 @pytest.fixture

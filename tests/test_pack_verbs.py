@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler import watch
 from tests import shell, tiny
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ PACKED = ("model.onnx", "--passes", "prune,quantize,pack", "-q", "--threads", "1
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     shell.mlp(tmp_path / "model.onnx", inputs=WIDE)
     return tmp_path
 

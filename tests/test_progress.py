@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from gpusq_compiler import progress, watch
+from gpusq_compiler import progress
 from gpusq_compiler.progress import JsonEvents, LiveEvents, Pace, PlainEvents, json_line
 from gpusq_compiler.runtime.events import Silent
 from tests import shell
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
 ONE_SHOT = ("model.onnx", "--passes", "prune,quantize", "--data", "data.npz")
 TRAINED = ("model.onnx", "--passes", "prune,qat", "--data", "data.npz", "--steps", "12")
 JSON = ("--log-format", "json")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
-    return shell.write(tmp_path)
 
 
 class Clock:

@@ -27,7 +27,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gpusq_compiler import compile_model, watch
+from gpusq_compiler import compile_model
 from gpusq_compiler.passes import registry
 from gpusq_compiler.recipe import Overrides
 from gpusq_compiler.runtime.metrics import cosine
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from gpusq_compiler.runtime.samples import Array
 
 ONE_SHOT, TRAINED = "prune,quantize", "prune,qat"
-
-
-@pytest.fixture(autouse=True)
-def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
 
 
 def compiled(

@@ -11,7 +11,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.page import figures
 from tests import shell, tiny
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
 ONE_SHOT = ("model.onnx", "--passes", "prune,quantize")
 DATA = ("--data", "data.npz")
 PAGE = ("--report", "said.html")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
-    return shell.write(tmp_path)
 
 
 @pytest.fixture

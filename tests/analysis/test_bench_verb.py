@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import onnxruntime
 import pytest
 
-from gpusq_compiler import watch
 from tests import shell
 from tests.analysis.test_bench import double
 from tests.bad_input.case import (
@@ -79,7 +78,6 @@ def test_twins(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_real_model_and_its_compiled_file(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     dense = str(shell.ROOT / "models" / "vit_digits.onnx")
     few = ("--set", "prune.score=magnitude", "--set", "quantize.samples=8", "--threads", "1")
     shell.good(dense, "--passes", "prune,quantize", *few, "-q", capture=capfd)

@@ -14,7 +14,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gpusq_compiler import watch
 from gpusq_compiler.compile import compile_model
 from gpusq_compiler.trt.engines import bindings
 from gpusq_compiler.trt.engines.options import EngineOptions
@@ -38,7 +37,6 @@ COMPILE = ("model.onnx", "--passes", "prune,quantize", "--data", "data.npz", *EN
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(watch, "LATENCY_SECONDS", 0)
     onnx.save(ir.to_proto(chain(2, dense={1})), tmp_path / "m.onnx")
     return tmp_path
 
