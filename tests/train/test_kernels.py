@@ -178,22 +178,46 @@ def test_masks_behind_a_relu(body: str, more: str, below: int, masks: int) -> No
     assert fast["s_grad"] == pytest.approx(plain["s_grad"], rel=1e-4)
 
 
-def test_a_relus_gradient_that_is_asked_for_is_its_own() -> None:
-    """What a quantizer hands on is an output: no mask may go into it."""
-    graph = onnx.parser.parse_model("""
-    <ir_version: 8, opset_import: ["": 17, "org.pytorch.aten": 1]>
-    g (float[4] dy, float[4] x, float s) => (float[4] handed, float[4] dx) {
+@pytest.mark.parametrize("reader", ["handed", "neg"])
+def test_a_relus_gradient_that_is_asked_for_is_its_own(reader: str) -> None:
+    """What a quantizer hands on is an output or read elsewhere: no mask may go into it."""
+    graph = onnx.parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["": 17, "org.pytorch.aten": 1, "com.microsoft": 1]>
+    g (float[4] dy, float[4] x, float s) => (float[4] {reader}, float[4] dx) {{
         r = Relu(x)
-        y = org.pytorch.aten.ATen <operator = "gpusq::fake_quant"> (r, s)
-        handed, ds = org.pytorch.aten.ATen <operator = "gpusq::fake_quant_grad"> (dy, r, s, y)
+        y = org.pytorch.aten.ATen <operator = "{fakequant.FORWARD}"> (r, s)
+        handed, ds = org.pytorch.aten.ATen <operator = "{fakequant.BACKWARD}"> (dy, r, s, y)
         dx = com.microsoft.ReluGrad (handed, r)
-    }""")
+        neg = Neg (handed)
+    }}""")
     fake = fakequant.Fake(x="r", size=(4,), scale="s", shape=(), y="y", low=-128, high=127)
     with_kernels(graph, {"y": fake})
     feeds = {"dy": np.ones(4, np.float32), "x": np.array([-1, 0, 1, 99], np.float32)}
     found = nets.run(graph, {**feeds, "s": np.array(0.1, np.float32)}, optimize=False)
-    assert found["handed"].tolist() == [1, 1, 1, 0]
+    assert np.abs(found[reader]).tolist() == [1, 1, 1, 0]
     assert found["dx"].tolist() == [0, 0, 1, 0]
+
+
+def test_a_gradient_that_another_node_reads_is_there() -> None:
+    """Beside the scale that it could be left out for."""
+    graph = onnx.parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["": 17, "org.pytorch.aten": 1, "com.microsoft": 1]>
+    g (float[1,1,3,3] dy, float[1,1,3,3] x, float s, float[1,1,1,1] w)
+        => (float ds, float[1,1,3,3] neg) {{
+        y = org.pytorch.aten.ATen <operator = "{fakequant.FORWARD}"> (x, s)
+        dq = com.microsoft.ConvGrad <kernel_shape = [1, 1]> (dy, y, w)
+        dx, ds = org.pytorch.aten.ATen <operator = "{fakequant.BACKWARD}"> (dq, x, s, y)
+        neg = Neg (dq)
+    }}""")
+    size = (1, 1, 3, 3)
+    fake = fakequant.Fake(x="x", size=size, scale="s", shape=(), y="y", low=-128, high=127)
+    with_kernels(graph, {"y": fake})
+    x, dy = np.random.default_rng(0).normal(size=(2, *size)).astype(np.float32)
+    feeds = {"x": x, "dy": dy, "w": np.full((1, 1, 1, 1), 2, np.float32)}
+    found = nets.run(graph, {**feeds, "s": np.array(0.1, np.float32)}, optimize=False)
+    assert np.array_equal(found["neg"], -2 * dy)
+    expected = np.sum(2 * dy * (np.rint(x / 0.1) - x / 0.1), dtype=np.float64)
+    assert found["ds"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("body", ["Relu(x)", "Gelu(x)"])
