@@ -14,8 +14,23 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_END = object()
 MOST = 4
 """Threads at most: what they do is bound by memory."""
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items; each next one is made while the last is worked on.
+
+    Args:
+        items: Made by what lets go of the interpreter; memory holds two of them.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, source, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, source, _END)
+            yield item  # type: ignore[misc]
 
 
 def in_order(

@@ -9,6 +9,7 @@ import numpy as np
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import DataError, ModelError
 from gpusq_compiler.ir import gemms, query, sizes
+from gpusq_compiler.parallel import ahead
 from gpusq_compiler.runtime.events import Events, Silent
 from gpusq_compiler.runtime.samples import lengths_of
 from gpusq_compiler.runtime.session import RUNS_NOTHING, Session, fixed_batch, refusal
@@ -38,7 +39,8 @@ def collect(
 ) -> dict[str, RangeState]:
     """What an observer knows of each named tensor, in the order of ``names``.
 
-    Memory holds the named tensors of one batch, however many samples there are.
+    Memory holds the named tensors of two batches, however many samples there are: one is run
+    while the other is looked at.
 
     Args:
         model: Left as it is.
@@ -64,7 +66,7 @@ def collect(
     }
     events.begin("calibrate", samples.count)
     done = 0
-    for feeds, results in session.over(samples, batch_size):
+    for feeds, results in ahead(session.over(samples, batch_size)):
         first, done = done, min(done + (session.batch or batch_size), samples.count)
         for name, state in states.items():
             values = results.pop(name) if name in results else feeds[name]  # and let go of it

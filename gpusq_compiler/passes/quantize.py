@@ -20,6 +20,7 @@ from gpusq_compiler.calibration.padding import by_length
 from gpusq_compiler.calibration.stored import Subset
 from gpusq_compiler.errors import OptionError
 from gpusq_compiler.ir import query
+from gpusq_compiler.parallel import in_order
 from gpusq_compiler.passes.base import Cell, Fact, Finding, Pass, PassResult
 from gpusq_compiler.passes.selection import Selection
 from gpusq_compiler.passes.untouched import untouched
@@ -70,7 +71,7 @@ class Quantize(Pass):
     ] = "all"
     observer: Annotated[Observer, "chooses the range of activations"] = MeanSquare()
     samples: Annotated[int, "calibration samples at most"] = 512
-    batch_size: Annotated[int, "samples per calibration batch; memory holds what it quantizes"] = 8
+    batch_size: Annotated[int, "samples per batch; memory holds what two batches quantize"] = 4
     include: Annotated[tuple[str, ...], "only these nodes, weights, operators or regexes"] = ()
     exclude: Annotated[tuple[str, ...], "but not these"] = ()
 
@@ -112,7 +113,7 @@ class Quantize(Pass):
         if self.placement in UNSIGNED:
             draft.refit(_one_sided(draft, states, ranges))
         scales = insert(model, draft, ranges)
-        rows = [_row(site, scale, states) for site, scale in scales.items()]
+        rows = list(in_order(lambda pair: _row(*pair, states), scales.items(), ctx.threads))
         findings = [finding for _, finding in refusals if finding is not None]
         findings += untouched(model)
         findings += [Finding(**dataclasses.asdict(refusal)) for refusal in draft.refusals]
