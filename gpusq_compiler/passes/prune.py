@@ -146,7 +146,7 @@ class Prune(Pass):
     def _outcomes(
         self, gathering: Gathering, weights: Sequence[query.WeightUse], pattern: NM
     ) -> Iterator[tuple[query.WeightUse, Outcome]]:
-        """Each weight with what becomes of it; what is learned of one may ask for those before."""
+        """Each weight with what becomes of it; evidence is of a model with those before pruned."""
         if self.score.needs is Evidence.NOTHING:
             alone = functools.partial(self._outcome, pattern=pattern, evidence=None)
             yield from zip(weights, in_order(alone, weights, gathering.ctx.threads), strict=True)

@@ -48,6 +48,8 @@ class Score(Component, abc.ABC):
     def importance(self, weight: Values, evidence: Values | None = None) -> Importance:
         """One score per weight, in the weight's shape.
 
+        Where nothing is needed, several weights may be scored at once, by threads.
+
         Args:
             weight: ``[rows, K]``, K the reduction axis; any shape where nothing is needed.
             evidence: What `needs` says; None where that is nothing.
