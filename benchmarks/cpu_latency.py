@@ -188,7 +188,13 @@ class Bench:
             out = self._folder / f"{way}.onnx"
             asked = [self._float, out, self._folder / "calibrate.npz"]
             module = [rivals.python_of(tool), "-m", "benchmarks.rivals.tools", task]
-            subprocess.run([*module, *asked], cwd=ROOT, capture_output=True, check=True)
+            subprocess.run(
+                [*module, *asked],
+                cwd=self._folder,  # some leave files where they run
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                check=True,
+            )
             yield way, out
 
     def _turns(self, runtime: str, threads: int) -> list[dict[str, dict[str, float]]]:

@@ -7,6 +7,7 @@ usage: python -m benchmarks.rivals.tools TASK MODEL OUT [DATA [BATCH]]
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,11 +148,15 @@ def _nncf(model: str, out: str, samples: list[dict[str, Any]], **options: Any) -
 
 
 def modelopt_quantize(model: str, out: str, data: str) -> None:
-    """INT8 with its defaults, calibrated on the CPU, the rest left in float32."""
+    """INT8 with its defaults, calibrated on the CPU, the rest left in float32.
+
+    It writes on the model that it is given: here on a copy.
+    """
     from modelopt.onnx.quantization import quantize
 
+    given = shutil.copyfile(model, Path(out).with_suffix(".given.onnx"))
     quantize(
-        model,
+        str(given),
         quantize_mode="int8",
         calibration_data=dict(np.load(data)),
         calibration_eps=["cpu"],
