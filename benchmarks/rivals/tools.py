@@ -158,7 +158,7 @@ def modelopt_quantize(model: str, out: str, data: str) -> None:
     quantize(
         str(given),
         quantize_mode="int8",
-        calibration_data=dict(np.load(data)),
+        calibration_data={n: array for n, array in np.load(data).items() if n != "labels"},
         calibration_eps=["cpu"],
         high_precision_dtype="fp32",
         output_path=out,
