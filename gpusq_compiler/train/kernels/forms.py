@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from gpusq_compiler.train.kernels.fakequant import Fake
 
+    Readers = Mapping[str, list[onnx.NodeProto]]
+
 
 def with_kernels(
     model: onnx.ModelProto,
@@ -65,8 +67,9 @@ class _Writer:
         self._masks = masks
         self._shares: dict[str, str] = {}
         self._unformed: dict[str, onnx.NodeProto] = {}
-        self._only_scales = _only_scales(graph)
-        self._behind_relus = _behind_relus(graph)
+        readers = _readers(graph)
+        self._only_scales = _only_scales(graph, readers)
+        self._behind_relus = _behind_relus(graph, readers)
         self._curved = {n.input[1] for n in graph.source if n.op_type == "GeluGrad"}
         self.masked: list[str] = []
 
@@ -187,10 +190,9 @@ class _Writer:
         graph.into(node.output[0], "Mul", dy, graph.node("Add", self._shares[x], bell))
 
 
-def _only_scales(graph: KernelGraph) -> set[str]:
+def _only_scales(graph: KernelGraph, readers: Readers) -> set[str]:
     """Gradients that a whole tensor's scale alone is computed from."""
     lasting = {value.name for value in graph.graph.output}
-    readers = _readers(graph)
     found = set()
     for name, (first, *others) in readers.items():
         if others or name in lasting or word_of(first, "operator", "") != BACKWARD:
@@ -203,10 +205,9 @@ def _only_scales(graph: KernelGraph) -> set[str]:
     return found
 
 
-def _behind_relus(graph: KernelGraph) -> dict[str, str]:
+def _behind_relus(graph: KernelGraph, readers: Readers) -> dict[str, str]:
     """Gradients of quantized tensors that only pass a Relu's mask then, and what it makes."""
     lasting = {value.name for value in graph.graph.output}
-    readers = _readers(graph)
     found = {}
     for node in graph.source:
         if word_of(node, "operator", "") == BACKWARD and node.output[0] not in lasting:
@@ -216,7 +217,7 @@ def _behind_relus(graph: KernelGraph) -> dict[str, str]:
     return found
 
 
-def _readers(graph: KernelGraph) -> dict[str, list[onnx.NodeProto]]:
+def _readers(graph: KernelGraph) -> Readers:
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.source:
         for name in inputs_of(node):
