@@ -38,7 +38,7 @@ from gpusq_compiler.sparsity.scores import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -137,7 +137,7 @@ class Prune(Pass):
             found[use.value] = outcome
         rows = [_row(use, found[use.value]) for use in layers]
         return PassResult(
-            changed=_in_order(layers, changed),
+            changed=tuple(n for use in weights if (n := use.value.name or "") in changed),
             skipped=tuple(skipped),
             metrics=_totals(model, rows),
             tables={"layers": rows},
@@ -221,10 +221,6 @@ def _output_error(
     sides = weight_matrices(use, weight), weight_matrices(use, sparse)
     parts = zip(*sides, evidence, strict=True)
     return float(np.mean([relative_output_error(*part) for part in parts]))
-
-
-def _in_order(layers: Iterable[query.WeightUse], names: set[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(n for u in layers if (n := u.value.name or "") in names))
 
 
 def _state(value: ir.Value) -> tuple[ir.TensorProtocol | None, object]:
